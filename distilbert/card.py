@@ -1,0 +1,64 @@
+"""The model card of a run: what it is, what it was trained on, what it can't do. Every number comes from the record."""
+
+TASKS = {"DistilBertForSequenceClassification": "text-classification", "DistilBertForMaskedLM": "fill-mask"}
+
+
+def model_card(record: dict, architecture: str) -> str:
+    """README.md with the hub's YAML front matter (https://huggingface.co/docs/hub/model-cards)."""
+    arguments, data, test = record["arguments"], record["data"], record["metrics"]["test"]
+    task = TASKS[architecture]
+    figures = {key: value for key, value in test.items() if isinstance(value, float)}
+    listed = "\n".join(f"      - type: {key}\n        value: {value:.4f}" for key, value in figures.items())
+    table = "\n".join(f"| {key} | {value:.4f} |" for key, value in figures.items())
+    low, high = test.get("accuracy_interval", (None, None))
+    interval = f"\nThe 95% interval of the accuracy is {low:.4f} to {high:.4f}.\n" if low is not None else ""
+    recipe = "\n".join(f"| {key} | {value} |" for key, value in arguments.items())
+    sizes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data.items() if isinstance(value, int))
+    return f"""---
+library_name: transformers
+pipeline_tag: {task}
+language: en
+model-index:
+- name: {arguments["output_dir"]}
+  results:
+  - task:
+      type: {task}
+    dataset:
+      name: {arguments["data"]}
+      type: {arguments["data"]}
+      split: test
+    metrics:
+{listed}
+---
+# {arguments["output_dir"]}
+
+A DistilBERT ({task}), trained from `{arguments["model"]}` on `{arguments["data"]}`: {sizes}.
+
+## Test results ({test["n"]} texts or tokens)
+
+| metric | value |
+|---|---|
+{table}
+{interval}
+## Intended use
+
+Teaching, and {"judging whether an English film review is positive or negative" if task == "text-classification" else
+"guessing hidden words of English film reviews, or as an encoder to fine-tune"}. The files load with
+`transformers.AutoTokenizer` and its Auto model classes.
+
+## Limits
+
+It has seen English film reviews only; other topics, other languages, and texts longer than {arguments["max_length"]} tokens
+(cut off) were not tested. Irony and quoted opinions mislead it. Its confidence is not a probability of being right unless
+it was calibrated. It reproduces biases of its training texts, names and origins of people among them. Not for
+decisions about people.
+
+## Training
+
+| argument | value |
+|---|---|
+{recipe}
+
+{record["seconds"]:.0f} seconds of training on {record["machine"]["processor"]}, {record["machine"]["threads"]} threads;
+best step {record["best_step"]}; torch {record["versions"]["torch"]}.
+"""

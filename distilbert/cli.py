@@ -1,0 +1,86 @@
+"""A frozen dataclass as a command line: a field is a flag, its metadata is the help, its default is the default."""
+
+import argparse
+import contextlib
+import errno
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, field, fields
+
+from .errors import UserError
+
+
+def flag(default, help: str, choices: tuple = (), low: float | None = None, high: float | None = None):
+    """A dataclass field that is a flag: `low` and `high` are the least and the greatest value accepted."""
+    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message} (see python {self.prog} --help)")
+
+
+def parse(arguments_class: type, argv: list[str] | None = None, presets: dict[str, dict] | None = None):
+    """The dataclass, filled from `argv` (default: the command line). A preset fills what the command line leaves open.
+
+    Raises `UserError` for an unknown flag, a value of the wrong type, one outside its range or not among its choices.
+    """
+    parser = _Parser(
+        description=arguments_class.__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for item in fields(arguments_class):
+        default = item.default_factory() if item.default is MISSING else item.default
+        options = {"dest": item.name, "default": argparse.SUPPRESS}
+        options["help"] = item.metadata["help"].replace("%", "%%") + f" (default: {default})"
+        if item.type is bool:
+            options["action"] = "store_true"
+        else:
+            options["type"] = _converter(item)
+            options["metavar"] = "|".join(item.metadata["choices"]) or item.name.split("_")[-1].upper()
+        names = dict.fromkeys([f"--{item.name}", f"--{item.name.replace('_', '-')}"])
+        parser.add_argument(*names, **options)
+    given = vars(parser.parse_args(argv))
+    chosen = (presets or {}).get(given.get("preset"), {})
+    return arguments_class(**chosen | given)
+
+
+def _converter(item) -> Callable[[str], object]:
+    """From the flag's text to its value; `argparse` puts the flag's name before the message."""
+    kind = item.type
+    if isinstance(kind, types.UnionType):  # `int | None`: None is what an omitted flag means
+        kind = next(option for option in typing.get_args(kind) if option is not type(None))
+    low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
+        if choices and value not in choices:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
+        if kind is float and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+        if (low is not None and value < low) or (high is not None and value > high):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range, expected {bounds}")
+        return value
+
+    return convert
+
+
+@contextlib.contextmanager
+def user_errors():
+    """Around a program: what the user can mend becomes two lines on stderr and exit status 2, without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("error: the disk is full; files written before are whole. Make room and run again with --resume", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,90 @@
+"""Writing so that a crash leaves the previous file whole, and reading so that a broken file is said to be one."""
+
+import hashlib
+import json
+import os
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .errors import UserError
+
+
+def cache_directory() -> Path:
+    """Where tokens, weights and data sets are kept: $DISTILBERT_CACHE, or ~/.cache/distilbert."""
+    return Path(os.environ.get("DISTILBERT_CACHE") or Path.home() / ".cache" / "distilbert")
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """`write` fills a temporary neighbour, which is flushed to disk and then renamed to `path` in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """JSON, indented; NaN as null, because JSON has no NaN."""
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value - value != 0 else value  # inf - inf and NaN are not 0
+
+
+def read_json(path: Path) -> dict:
+    """An object from a JSON file. Raises `UserError` when it is missing, broken, or not an object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def checksum(path: Path, kind: str = "sha256") -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def download(url: str, path: Path, **expected: str) -> Path:
+    """Fetches `url` to `path` unless it is there; `expected` is one checksum, sha256=… or md5=….
+
+    Raises `UserError` when there is no answer within 20 seconds, the server refuses, or the checksum is another.
+    """
+    ((kind, digest),) = expected.items()
+
+    def fetch(temporary: Path) -> None:
+        with urllib.request.urlopen(url, timeout=20) as answer, open(temporary, "wb") as file:
+            size = int(answer.headers.get("Content-Length") or 0)
+            with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name) as bar:
+                while piece := answer.read(1 << 20):
+                    file.write(piece)
+                    bar.update(len(piece))
+        if (found := checksum(temporary, kind)) != digest:
+            raise UserError(f"{url}: {kind} is {found[:12]}…, expected {digest[:12]}…: a broken download; run again")
+
+    if not path.exists():
+        try:
+            write_atomically(path, fetch)
+        except OSError as error:
+            raise UserError(f"{url}: not downloaded ({error}). Fetch it by other means and give its path as --data") from None
+    return path

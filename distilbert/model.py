@@ -1,0 +1,286 @@
+"""DistilBERT, in the order a tensor meets it: ids → embeddings → L blocks → head → logits.
+
+Sanh et al. 2019, "DistilBERT, a distilled version of BERT" (https://arxiv.org/abs/1910.01108): the encoder of BERT
+(Devlin et al. 2018, https://arxiv.org/abs/1810.04805) with every second block, and without token types and pooler.
+The block itself is Vaswani et al. 2017, "Attention Is All You Need" (https://arxiv.org/abs/1706.03762), section 3.
+
+    B  batch                  H  heads                      V  vocabulary
+    T  tokens of a sequence   K  width of a head, D = H·K   M  masked positions of a batch
+    D  width                  F  width of the feed-forward  C  classes
+    L  blocks                 R  rows of a sequence that the head reads
+
+A comment `# (B, T, D)` stands where the shape changes, and gives the shape of the line's result.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .checkpoint import Pretrained
+from .config import DistilBertConfig
+from .errors import UserError
+
+IGNORED = -100  # a label that counts for nothing, in cross-entropy's own convention
+FAR_BELOW = -30_000.0  # added to a score, it makes the weight exactly zero; still a finite number in half precision
+
+
+class Dropout(nn.Module):
+    """Sets each value to zero with probability p, and scales the others by 1/(1-p) (Srivastava et al. 2014).
+
+    Same law as `nn.Dropout`, from cheaper dice. Torch's CPU draws a serial Bernoulli number a value; one 64-bit random
+    integer is instead four 16-bit lanes, and a lane below a threshold means "drop". p is thus rounded to 1/65536.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped = round(self.p * 65_536)
+        if not self.training or dropped == 0:
+            return x
+        # From -2**63, not from 0: the sign bit must be random too, or the topmost lane would never be dropped.
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        lanes = words.view(torch.int16)[: x.numel()].view(x.shape)
+        keep = (lanes >= dropped - 32_768).to(x.dtype)
+        return x * keep.mul_(65_536 / (65_536 - dropped))
+
+
+class Embeddings(nn.Module):
+    """h₀ = dropout(norm(W[ids] + P[0..T-1])): what the token is, plus where it stands (BERT, section 3).
+
+    BERT adds a third term for the segment; DistilBERT reads single sequences and has none. The positions are learned,
+    so a sequence can't be longer than their table.
+    """
+
+    def __init__(self, config: DistilBertConfig):
+        super().__init__()
+        self.words = nn.Embedding(config.vocab_size, config.dim, padding_idx=config.pad_token_id)
+        self.positions = nn.Embedding(config.max_position_embeddings, config.dim)
+        self.norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        T, limit = input_ids.shape[1], self.positions.num_embeddings
+        if T > limit:
+            raise UserError(f"a sequence of {T} tokens is longer than the model's {limit} positions: use --max_length {limit}")
+        x = self.words(input_ids) + self.positions.weight[:T]  # (B, T, D)
+        return self.dropout(self.norm(x))
+
+
+class Attention(nn.Module):
+    """softmax(Q·Kᵀ / √K)·V in each of H heads, then one Linear over the heads side by side (Vaswani, 3.2).
+
+    Every query asks every key of its sequence "how much do you concern me?"; the softmax makes the answers weights,
+    and the values are averaged with them. √K keeps the scores' spread near one: a sum of K products has variance K,
+    and a softmax of large numbers has no gradient.
+    """
+
+    def __init__(self, config: DistilBertConfig):
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)  # queries, keys, values: one product instead of three
+        self.output = nn.Linear(config.dim, config.dim)
+        self.dropout = Dropout(config.attention_dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, x_rows: Tensor) -> Tensor:
+        """x (B, T, D) gives keys and values, x_rows (B, R, D) the queries; mask is added to the scores -> (B, R, D)."""
+        D = x.shape[2]
+        if x_rows is x:
+            q, k, v = self.qkv(x).chunk(3, dim=2)  # (B, T, D)
+        else:
+            q = F.linear(x_rows, self.qkv.weight[:D], self.qkv.bias[:D])  # (B, R, D)
+            k, v = F.linear(x, self.qkv.weight[D:], self.qkv.bias[D:]).chunk(2, dim=2)  # (B, T, D)
+        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)  # (B, H, T, K)
+        if self.training and self.dropout.p:
+            scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])  # (B, H, R, T)
+            weights = torch.softmax(scores if mask is None else scores + mask, dim=3)
+            context = self.dropout(weights) @ v  # (B, H, R, K)
+        else:  # the same formula in one kernel that never writes the (R, T) weights to memory
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, R, K)
+        return self.output(context.transpose(1, 2).flatten(2))  # (B, R, D)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
+
+
+class FeedForward(nn.Module):
+    """W₂·gelu(W₁·x + b₁) + b₂, for each token by itself (Vaswani, 3.3). Two thirds of a block's parameters.
+
+    GELU is x·Φ(x) with the exact Gaussian Φ (Hendrycks & Gimpel 2016), not its tanh approximation.
+    """
+
+    def __init__(self, config: DistilBertConfig):
+        super().__init__()
+        self.expand = nn.Linear(config.dim, config.hidden_dim)
+        self.contract = nn.Linear(config.hidden_dim, config.dim)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.gelu(self.expand(x))  # (B, R, F)
+        return self.dropout(self.contract(hidden))  # (B, R, D)
+
+
+class Block(nn.Module):
+    """a = norm(attention(x) + x), then norm(feed_forward(a) + a).
+
+    The norm comes *after* the sum (post-norm), as in Vaswani and BERT; later models put it before the sublayer, which
+    trains more steadily when deep. DistilBERT has no dropout between attention and its sum; BERT does.
+    """
+
+    def __init__(self, config: DistilBertConfig):
+        super().__init__()
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.dim, eps=1e-12)
+
+    def forward(self, x: Tensor, mask: Tensor | None, rows: Tensor | None = None) -> Tensor:
+        x_rows = x if rows is None else take_rows(x, rows)  # (B, R, D)
+        a = self.attention_norm(self.attention(x, mask, x_rows) + x_rows)
+        return self.feed_forward_norm(self.feed_forward(a) + a)
+
+
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """x (B, T, D) at the positions `rows` (B, R) of each sequence -> (B, R, D)."""
+    return x.gather(1, rows.unsqueeze(2).expand(-1, -1, x.shape[2]))  # (B, R, D)
+
+
+class DistilBertModel(nn.Module, Pretrained):
+    """The encoder: ids to one vector a token, each of which has seen the whole sequence.
+
+    `rows`: the positions that the head will read. No later block needs the others, so the last block computes its
+    queries and everything after them for these rows only. Exact, and a sixth of the work saved with six blocks.
+    """
+
+    def __init__(self, config: DistilBertConfig):
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.apply(initialise(config.initializer_range))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """input_ids (B, T) int64, attention_mask (B, T) with 1 = real and 0 = padding, rows (B, R) -> (B, R or T, D)."""
+        x = self.embeddings(input_ids)  # (B, T, D)
+        mask = None
+        if attention_mask is not None:  # one row of numbers a sequence, added to the scores of all heads and queries
+            mask = (attention_mask[:, None, None, :] == 0).to(x.dtype) * FAR_BELOW  # (B, 1, 1, T)
+        for block in self.blocks[:-1]:
+            x = block(x, mask)
+        return self.blocks[-1](x, mask, rows)  # (B, R, D)
+
+
+class MaskedLMHead(nn.Module):
+    """logits = W·norm(gelu(A·h + a)) + b, with W the word embeddings themselves (BERT, appendix A.2).
+
+    Tying them (Press & Wolf 2017) saves V·D parameters, a third of the model, and trains rows that the input seldom sees.
+    """
+
+    def __init__(self, config: DistilBertConfig):
+        super().__init__()
+        self.transform = nn.Linear(config.dim, config.dim)
+        self.norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
+        hidden = self.norm(F.gelu(self.transform(hidden)))
+        return F.linear(hidden, word_embeddings, self.bias)  # (..., V)
+
+
+class DistilBertForMaskedLM(nn.Module, Pretrained):
+    """Guesses hidden tokens from their surroundings (BERT, section 3.1, task 1)."""
+
+    def __init__(self, config: DistilBertConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = DistilBertModel(config)
+        self.head = MaskedLMHead(config)
+        self.head.apply(initialise(config.initializer_range))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits of every position: (B, T), (B, T) -> (B, T, V)."""
+        return self.head(self.encoder(input_ids, attention_mask), self.encoder.embeddings.words.weight)  # (B, T, V)
+
+    def loss(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> Tensor:
+        """Mean cross-entropy, in nats, over the labels (B, T) that are not -100; zero, not NaN, where there are none.
+
+        Only a masked position has a label, 15 in 100, so only these rows meet the V·D products of the decoder.
+        """
+        rows, targets = labelled_rows(labels)  # (B, R)
+        hidden = self.encoder(input_ids, attention_mask, rows)[targets != IGNORED]  # (M, D)
+        logits = self.head(hidden, self.encoder.embeddings.words.weight)  # (M, V)
+        total = F.cross_entropy(at_least_fp32(logits), targets[targets != IGNORED], reduction="sum")
+        return total / max(len(logits), 1)
+
+
+def labelled_rows(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the labels are: positions (B, R) and labels there, R the most that a sequence has (at least one).
+
+    A sequence with fewer is filled up with positions whose label is -100.
+    """
+    labelled = labels != IGNORED
+    R = max(int(labelled.sum(dim=1).max()), 1)
+    rows = labelled.int().argsort(dim=1, descending=True, stable=True)[:, :R]  # (B, R)
+    return rows, labels.gather(1, rows)
+
+
+class ClassifierHead(nn.Module):
+    """From the vector at [CLS] to logits.
+
+    "linear": dropout, then one Linear. "pre_classifier", transformers' own: Linear, ReLU, dropout, Linear.
+    """
+
+    def __init__(self, config: DistilBertConfig):
+        super().__init__()
+        if config.classifier_head == "pre_classifier":
+            self.hidden = nn.Linear(config.dim, config.dim)
+        self.dropout = Dropout(config.seq_classif_dropout)
+        self.output = nn.Linear(config.dim, config.num_labels)
+
+    def forward(self, cls: Tensor) -> Tensor:
+        if hasattr(self, "hidden"):
+            cls = torch.relu(self.hidden(cls))
+        return self.output(self.dropout(cls))  # (B, C)
+
+
+class DistilBertForSequenceClassification(nn.Module, Pretrained):
+    """Judges a whole text by the final vector of its first token, [CLS] (BERT, section 4.1)."""
+
+    def __init__(self, config: DistilBertConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = DistilBertModel(config)
+        self.head = ClassifierHead(config)
+        self.head.apply(initialise(config.initializer_range))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T), (B, T) -> logits (B, C)."""
+        first = input_ids.new_zeros(len(input_ids), 1)  # (B, 1)
+        cls = self.encoder(input_ids, attention_mask, rows=first)[:, 0]  # (B, D)
+        return self.head(cls)  # (B, C)
+
+    def loss(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> Tensor:
+        """Mean cross-entropy, in nats, over the labels (B,)."""
+        return F.cross_entropy(at_least_fp32(self(input_ids, attention_mask)), labels)
+
+
+def at_least_fp32(logits: Tensor) -> Tensor:
+    """Half precision becomes fp32: the exponentials of a softmax over V words don't sum well in 8 bits of mantissa."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def initialise(std: float):
+    """Fresh weights: normal(0, std) for matrices, zero for biases and the padding row, one for norms (BERT's code)."""
+
+    def init(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+    return init

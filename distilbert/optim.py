@@ -1,0 +1,152 @@
+"""The formulas of a training step, in the order they act: groups → (backward) → clipping → rate → AdamW."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def parameter_groups(
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    head_learning_rate: float | None = None,
+    decay_all: bool = False,
+    layer_decay: float = 1.0,
+) -> list[dict]:
+    """Groups for `AdamW`, one for each (rate, decay) that occurs; every parameter is in exactly one.
+
+    Decay shrinks the matrices of Linear and Embedding only: a norm's scale belongs near one and a bias has nothing to
+    shrink for. They are told apart by module type, because names differ between models (`decay_all`: decay them too).
+    The rate of block i is multiplied by layer_decay**(L - 1 - i), of the embeddings by layer_decay**L (Howard & Ruder
+    2018, section 3.2; Sun et al. 2019, section 5.4.3): early layers hold what is general and move less. Parameters outside
+    `model.encoder` are the head's, with their own rate.
+    """
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    seen: set[Tensor] = set()
+    blocks = len(model.encoder.blocks)
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:
+                continue
+            seen.add(parameter)
+            path = module_name.split(".")
+            if path[0] != "encoder":
+                rate = learning_rate if head_learning_rate is None else head_learning_rate
+            else:
+                above = blocks - 1 - int(path[2]) if path[1] == "blocks" else blocks
+                rate = learning_rate * layer_decay**above
+            matrix = isinstance(module, nn.Linear | nn.Embedding) and name == "weight"
+            decay = weight_decay if matrix or decay_all else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scales all gradients by max_norm / norm if their joint norm is larger; returns the norm before (a 0-d tensor).
+
+    One norm over all of them, so the direction of the step stays (Pascanu et al. 2013, algorithm 1). max_norm 0: measure only.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack([torch.linalg.vector_norm(g, dtype=_wide(g)) for g in gradients]).norm()
+    if max_norm:
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factor.to(gradient.dtype))
+    return norm
+
+
+def learning_rate_factor(
+    step: int, total_steps: int, warmup_steps: int, kind: str = "linear", min_lr_ratio: float = 0.0
+) -> float:
+    """What the peak rate is multiplied by in optimizer step `step` = 0, 1, …, total_steps - 1.
+
+    It rises in a line from 0 to 1 over the warmup: Adam's first second moments are built from few gradients, and a full
+    step on them is a leap in the dark. Then it falls in a line to 0 ("linear") or stays ("constant_with_warmup"), but
+    never below min_lr_ratio once warm.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    if kind == "constant_with_warmup":
+        return 1.0
+    if kind != "linear":
+        raise ValueError(f"lr_scheduler_type is {kind!r}, expected 'linear' or 'constant_with_warmup'")
+    return max(min_lr_ratio, (total_steps - step) / max(total_steps - warmup_steps, 1))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+class AdamW(torch.optim.Optimizer):
+    """Adam with decoupled weight decay (Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2).
+
+        m ← β₁·m + (1-β₁)·g           running mean of the gradient
+        v ← β₂·v + (1-β₂)·g²          running mean of its square
+        p ← p - lr·λ·p                decay, apart from the gradient: through it, v would shrink it for large gradients
+        p ← p - lr·m̂ / (√v̂ + ε)       with m̂ = m/(1-β₁ᵗ) and v̂ = v/(1-β₂ᵗ), as m and v began at zero
+
+    A parameter in bf16 has a *master* copy in fp32, which is what the formulas change: a step of 1e-5 of a weight is lost
+    in bf16, whose neighbouring numbers lie 1/128 apart. The parameter is then the master, rounded. `master_weights` takes
+    the copies now, before the parameters themselves are rounded.
+    """
+
+    def __init__(
+        self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01,
+        master_weights: bool = False,
+    ):  # fmt: skip
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        if master_weights:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    self.state[p]["master"] = p.detach().clone()
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            (beta1, beta2), lr = group["betas"], group["lr"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if "step" not in state:
+                    self.fresh_state(p)
+                state["step"] += 1
+                t, master = state["step"], state.get("master", p)
+                for w, g, m, v in slices(master, p.grad, state["exp_avg"], state["exp_avg_sq"]):
+                    g = g.to(w.dtype)
+                    m.lerp_(g, 1 - beta1)
+                    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+                    w.mul_(1 - lr * group["weight_decay"])
+                    root = v.sqrt().div_(math.sqrt(1 - beta2**t)).add_(group["eps"])
+                    w.addcdiv_(m, root, value=-lr / (1 - beta1**t))
+                if master is not p:
+                    p.copy_(master)
+
+    def fresh_state(self, p: Tensor) -> None:
+        state = self.state[p]
+        state["step"] = 0
+        state["exp_avg"] = torch.zeros_like(p, dtype=_wide(p))
+        state["exp_avg_sq"] = torch.zeros_like(p, dtype=_wide(p))
+        if p.dtype != _wide(p) and "master" not in state:
+            state["master"] = p.detach().to(_wide(p))
+
+    def master(self, p: Tensor) -> Tensor:
+        """The full-precision value of a parameter: its master copy, or itself where it needs none."""
+        return self.state[p].get("master", p).detach()
+
+
+def slices(*tensors: Tensor, size: int = 65_536) -> Iterable[tuple[Tensor, ...]]:
+    """Walks equally shaped tensors in flat pieces that stay in the processor's cache from one operation to the next."""
+    flat = [tensor.view(-1) for tensor in tensors]
+    for start in range(0, flat[0].numel(), size):
+        yield tuple(tensor[start : start + size] for tensor in flat)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -1,0 +1,74 @@
+"""Device and number format: the only file that asks what machine this is.
+
+    fp32   everything in 32 bits
+    bf16   working weights and activations in bfloat16, fp32 master weights in the optimizer (see `optim.AdamW`)
+    fp16   fp32 weights, autocast to float16 where that is safe, and a loss scaler (Micikevicius et al. 2018, section 3.2)
+
+fp16 ends at 6e-8, and gradients are often smaller: the scaler multiplies the loss by a large number, divides the
+gradients by it again, and skips the step (and makes the number smaller) when one overflowed. bf16 has fp32's range
+and needs none of it; it has only 8 bits of mantissa, which is why the sum of small steps is kept in fp32.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where a run computes and in what: device "cpu", "cuda" or "mps"; kind "fp32", "bf16" or "fp16"."""
+
+    device: str
+    kind: str
+
+    @classmethod
+    def choose(cls, device: str = "auto", kind: str = "auto") -> "Precision":
+        """Resolves "auto". Raises `UserError` when the device is not there."""
+        have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if device == "auto":
+            device = next(name for name in ("cuda", "mps", "cpu") if have[name])
+        if not have.get(device, False):
+            raise UserError(f"--device {device}: this machine or this build of torch has none; try --device auto")
+        if kind == "auto":
+            kind = "bf16" if fast_bf16(device) else "fp32"
+        return cls(device, kind)
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The format of the weights that forward and backward passes work with."""
+        return torch.bfloat16 if self.kind == "bf16" else torch.float32
+
+    def autocast(self):
+        """The context for forward passes."""
+        if self.kind == "fp16":
+            return torch.autocast(self.device, torch.float16)
+        return contextlib.nullcontext()
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """A loss scaler: without effect unless fp16."""
+        return torch.amp.GradScaler(self.device, enabled=self.kind == "fp16")
+
+    def to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch on the device; a GPU copies it while it still computes on the one before."""
+        if self.device == "cuda":
+            return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def peak_memory(self) -> int:
+        """Bytes at the highest point so far: of the process on a CPU, of the allocator on a GPU."""
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated()
+        import resource  # Unix only, and only here
+        import sys
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def fast_bf16(device: str) -> bool:
+    """Whether bf16 products are in hardware: AMX or AVX512-BF16 on a CPU, compute capability 8.0 on a GPU."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return device == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -1,0 +1,352 @@
+"""A run directory: who may write there, log, checkpoints, resume, the final record. Skip it to follow the lesson.
+
+    checkpoint/arguments.json   the flags as given, with every `auto` resolved
+    checkpoint/step-N/          tensors.safetensors and state.json, which holds the former's SHA-256
+    log.jsonl, curves.svg, run.json, README.md, and the model's own files
+"""
+
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .card import model_card
+from .config import DistilBertConfig
+from .curves import draw_curves
+from .errors import UserError
+from .files import checksum, read_json, write_atomically, write_json, write_text
+from .optim import AdamW
+from .precision import Precision
+from .tokenizer import Tokenizer
+
+MAY_DIFFER = ("resume", "overwrite", "output_dir", "num_train_epochs", "max_steps", "logging_steps", "save_steps", "save_minutes")
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run has to remember besides its tensors. All its randomness is a function of the seed and of these."""
+
+    step: int = 0  # optimizer steps, skipped ones included
+    skipped: int = 0  # of these, the ones that the loss scaler left out
+    epoch: int = 0
+    steps_in_epoch: int = 0
+    seconds: float = 0.0  # of training, without evaluation and saving
+    log_bytes: int = 0  # how long log.jsonl was
+    best: dict = dataclasses.field(default_factory=dict)  # step, score and metrics of the best validation
+    loss: float = 0.0  # this and the rest: sums since the last line of the log
+    examples: int = 0
+    tokens: int = 0
+    window_seconds: float = 0.0
+
+
+class Run:
+    """One training run in its directory. As a context it holds the lock, and lets signals wait for the end of a step."""
+
+    def __init__(self, arguments, script: str):
+        self.arguments, self.script = arguments, script
+        self.directory = Path(arguments.output_dir)
+        self.checkpoints = self.directory / "checkpoint"
+        self.progress, self.scaler_state = Progress(), {}
+        self.signal, self.bar = 0, None
+        self.saved_at = time.monotonic()
+
+    def __enter__(self) -> "Run":
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.directory / ".lock", "w")
+        except OSError as error:
+            raise UserError(f"--output_dir {self.directory}: can't be written to ({error.strerror})") from None
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
+        except OSError:
+            self.lock.close()
+            raise UserError(f"--output_dir {self.directory}: another process is training there") from None
+        self.handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        if self.bar is not None:
+            self.bar.close()
+        self.lock.close()
+
+    def _stop(self, number: int, _frame) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        print("\nstopping after this step …", file=sys.stderr)
+
+    # ---- beginning
+
+    def finished(self) -> bool:
+        """Whether --resume finds the final record of a run of as many steps as are asked for."""
+        path = self.directory / "run.json"
+        if not (self.arguments.resume and path.exists()):
+            return False
+        was = read_json(path).get("arguments", {})
+        return all(was.get(name) == getattr(self.arguments, name) for name in ("num_train_epochs", "max_steps"))
+
+    def begin(self) -> dict[str, Tensor] | None:
+        """A fresh start, or the tensors of the checkpoint to go on from; resolves every `auto` in `self.arguments`.
+
+        Raises `UserError` when the directory holds a run and neither --overwrite nor --resume was given, or when a flag
+        differs from the run's that must not.
+        """
+        stored = self.checkpoints / "arguments.json"
+        occupied = stored.exists() or (self.directory / "config.json").exists()
+        if occupied and not (self.arguments.overwrite or self.arguments.resume):
+            raise UserError(
+                f"--output_dir {self.directory} already holds a run. To go on with it: --resume; to replace it: --overwrite; "
+                "or choose another directory"
+            )
+        tensors = None
+        if self.arguments.resume and stored.exists():
+            self._take_over(read_json(stored))
+            tensors = self._load()
+        precision = Precision.choose(self.arguments.device, self.arguments.precision)
+        self.arguments = dataclasses.replace(self.arguments, device=precision.device, precision=precision.kind)
+        if tensors is None:
+            if self.arguments.resume:
+                self.say(f"no checkpoint in {self.directory}: starting fresh")
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            for name in ("log.jsonl", "run.json", "README.md", "curves.svg", "config.json", "model.safetensors"):
+                (self.directory / name).unlink(missing_ok=True)
+        else:
+            self.say(f"resuming after step {self.progress.step}")
+            with open(self.directory / "log.jsonl", "ab") as log:
+                log.truncate(self.progress.log_bytes)
+        write_json(stored, dataclasses.asdict(self.arguments))
+        return tensors
+
+    def _take_over(self, stored: dict) -> None:
+        """Keeps what the run resolved, and refuses what would make it another run."""
+        for name, value in dataclasses.asdict(self.arguments).items():
+            was = stored.get(name)
+            if name in ("device", "precision") and value == "auto":
+                self.arguments = dataclasses.replace(self.arguments, **{name: was})
+            elif name not in MAY_DIFFER and value != was:
+                raise UserError(f"--resume: the run has --{name} {was}, not {value}; give the same, or use another --output_dir")
+            elif name in ("num_train_epochs", "max_steps") and None not in (was, value) and value < was:
+                raise UserError(f"--resume: --{name} {value} is less than the run's {was}; it may only grow")
+
+    def restore(self, model: nn.Module, optimizer: AdamW, scaler, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """Puts a checkpoint's tensors back where `save` took them; returns the best weights so far."""
+        for name, p in model.named_parameters() if tensors else ():
+            p.data.copy_(tensors[f"model/{name}"])
+            for key in ("exp_avg", "exp_avg_sq", "master"):
+                if f"{key}/{name}" in tensors:
+                    optimizer.state[p][key] = tensors[f"{key}/{name}"].to(p.device)
+            if f"exp_avg/{name}" in tensors:
+                optimizer.state[p]["step"] = int(tensors[f"step/{name}"])
+        if self.scaler_state:
+            scaler.load_state_dict(self.scaler_state)
+        self.window_loss = torch.tensor(self.progress.loss, dtype=torch.float64)
+        return {name[5:]: tensor for name, tensor in (tensors or {}).items() if name.startswith("best/")}
+
+    def describe(self, parts: dict, dropped: int, lengths: np.ndarray, precision: Precision) -> None:
+        """Says what is about to be trained on, and keeps it for the record."""
+        sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
+        self.say(f"{self.arguments.data}: {sizes}; {dropped} dropped that also stand in validation or test")
+        self.say(f"{lengths.mean():.0f} tokens a text on average, {precision.kind} on {precision.device}")
+
+    # ---- along the way
+
+    def count(self, loss: Tensor, examples: int, tokens: int, skipped: bool, epoch_ended: bool, seconds: float) -> None:
+        """One optimizer step more. `loss` is its mean; it stays on the device until a line of the log needs it."""
+        p = self.progress
+        p.step, p.skipped, p.steps_in_epoch = p.step + 1, p.skipped + int(skipped), p.steps_in_epoch + 1
+        p.examples, p.tokens = p.examples + examples, p.tokens + tokens
+        p.seconds, p.window_seconds = p.seconds + seconds, p.window_seconds + seconds
+        self.window_loss = self.window_loss.to(loss.device) + loss.double() * examples
+        if epoch_ended:
+            p.epoch, p.steps_in_epoch = p.epoch + 1, 0
+
+    def log_training(self, total_steps: int, grad_norm: Tensor, learning_rate: float) -> None:
+        """A line for the steps since the last one."""
+        p, rate = self.progress, self.progress.tokens / max(self.progress.window_seconds, 1e-9)
+        loss = float(self.window_loss) / p.examples
+        values = {"step": p.step, "epoch": p.epoch, "loss": loss, "learning_rate": learning_rate, "grad_norm": float(grad_norm)}
+        self._append(values | {"tokens": p.tokens, "seconds": round(p.window_seconds, 3)})
+        self._show(total_steps, f"loss {loss:.4f}  rate {learning_rate:.1e}  {rate:,.0f} tokens/s")
+        p.loss, p.examples, p.tokens, p.window_seconds = 0.0, 0, 0, 0.0
+        self.window_loss = torch.zeros_like(self.window_loss)
+
+    def log_evaluation(self, metrics: dict, score: float) -> bool:
+        """A line for a validation; True when its score is the best so far. NaN is never best."""
+        p = self.progress
+        self._append({"step": p.step, "epoch": p.epoch} | {f"eval_{key}": value for key, value in metrics.items()})
+        figures = "  ".join(f"{key} {metrics[key]:.4f}" for key in ("loss", "accuracy", "f1", "perplexity") if key in metrics)
+        better = not math.isnan(score) and (not p.best or score > p.best["score"])
+        if better:
+            p.best = {"step": p.step, "score": score, "metrics": metrics}
+        self.say(f"step {p.step}, epoch {p.epoch}: validation {figures}{'  (best so far)' if better else ''}")
+        return better
+
+    def _append(self, values: dict) -> None:
+        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
+        with open(self.directory / "log.jsonl", "ab") as log:
+            log.write(json.dumps(finite).encode() + b"\n")
+            log.flush()
+            self.progress.log_bytes = log.tell()
+
+    def _show(self, total_steps: int, text: str) -> None:
+        """A bar on a terminal, plain lines elsewhere."""
+        p = self.progress
+        if sys.stderr.isatty():
+            if self.bar is None:
+                self.bar = tqdm(total=total_steps, initial=p.step, unit="step", dynamic_ncols=True)
+            self.bar.update(p.step - self.bar.n)
+            self.bar.set_postfix_str(text)
+        else:
+            left = p.seconds / p.step * (total_steps - p.step)
+            print(f"step {p.step}/{total_steps}  {text}  {left / 60:.1f} min left", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line for the reader that does not tear the progress bar."""
+        tqdm.write(text)
+        sys.stdout.flush()
+
+    def evaluation_is_due(self, epoch_ended: bool, ended: bool) -> bool:
+        every = self.arguments.eval_steps
+        return ended or (epoch_ended if every is None else self.progress.step % every == 0)
+
+    def checkpoint_is_due(self, epoch_ended: bool) -> bool:
+        every, minutes = self.arguments.save_steps, (time.monotonic() - self.saved_at) / 60
+        by_steps = every is not None and self.progress.step % every == 0
+        return bool(epoch_ended or by_steps or self.signal or minutes >= self.arguments.save_minutes)
+
+    def save(self, model: nn.Module, optimizer: AdamW, scaler, best: dict[str, Tensor]) -> None:
+        """Writes checkpoint/step-N/ under a temporary name, renames it, and removes all but the last two."""
+        self.progress.loss = float(self.window_loss)
+        tensors = {f"best/{name}": tensor for name, tensor in best.items()}
+        for name, p in model.named_parameters():
+            tensors[f"model/{name}"] = p.detach()
+            state = optimizer.state[p]
+            tensors |= {f"{key}/{name}": torch.as_tensor(value) for key, value in state.items()}
+        final = self.checkpoints / f"step-{self.progress.step}"
+        temporary = self.checkpoints / f".step-{self.progress.step}.part"
+        shutil.rmtree(temporary, ignore_errors=True)
+        path = temporary / "tensors.safetensors"
+        write_atomically(path, lambda part: safetensors.torch.save_file(tensors, part))
+        state = {"sha256": checksum(path), "progress": dataclasses.asdict(self.progress), "scaler": scaler.state_dict()}
+        write_text(temporary / "state.json", json.dumps(state))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        for old in self._saved_steps()[:-2]:
+            shutil.rmtree(self.checkpoints / f"step-{old}", ignore_errors=True)
+        self.saved_at = time.monotonic()
+
+    def _saved_steps(self) -> list[int]:
+        return sorted(int(path.name[5:]) for path in self.checkpoints.glob("step-*") if path.name[5:].isdigit())
+
+    def _load(self) -> dict[str, Tensor] | None:
+        """The newest whole checkpoint. A damaged one is said to be so, and the one before it is taken."""
+        for step in reversed(self._saved_steps()):
+            folder = self.checkpoints / f"step-{step}"
+            try:
+                state = read_json(folder / "state.json")
+                if checksum(folder / "tensors.safetensors") != state["sha256"]:
+                    raise UserError(f"{folder}: tensors.safetensors is not what state.json says")
+                tensors = safetensors.torch.load_file(folder / "tensors.safetensors")
+                self.progress, self.scaler_state = Progress(**state["progress"]), state["scaler"]
+                return tensors
+            except (UserError, OSError, KeyError, TypeError, safetensors.SafetensorError) as error:
+                self.say(f"a damaged checkpoint is passed over: {error}")
+        return None
+
+    def exit_if_stopped(self) -> None:
+        """After SIGINT or SIGTERM: says how to go on and exits with 130 or 143."""
+        if self.signal:
+            self.say(f"saved at step {self.progress.step}. To go on, run the same command with --resume")
+            raise SystemExit(128 + self.signal)
+
+    # ---- end
+
+    def finish(self, model, tokenizer: Tokenizer, weights: dict, parts: dict, dropped: int, metrics: dict, memory: int) -> None:
+        """Writes the model, curves, card and, last of all, run.json: its presence means a finished run."""
+        model.save_pretrained(self.directory, weights)
+        model.head_is_fresh = False
+        tokenizer.save_pretrained(self.directory, model.config.max_position_embeddings)
+        draw_curves([self.directory], self.directory / "curves.svg")
+        record = {
+            "arguments": _without_paths(dataclasses.asdict(self.arguments)),
+            "versions": {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "safetensors", "numpy")},
+            "machine": machine(),
+            "revision": checksum(self.directory / "model.safetensors"),
+            "data": {name: len(part) for name, part in parts.items()} | {"dropped_duplicates": dropped},
+            "best_step": self.progress.best["step"],
+            "metrics": metrics,
+            "seconds": round(self.progress.seconds, 1),
+            "peak_memory_bytes": memory,
+        }
+        write_text(self.directory / "README.md", model_card(record, type(model).__name__))
+        write_json(self.directory / "run.json", record)
+
+
+def starting_point(model_class, args, texts: list[str], **changes):
+    """Model and tokenizer that a training script begins with; a "scratch" model takes its vocabulary from `texts`.
+
+    Raises `UserError` for what can't be loaded, and for a --max_length beyond the model's positions.
+    """
+    if args.dropout is not None:
+        changes |= dict.fromkeys(("dropout", "attention_dropout", "seq_classif_dropout"), args.dropout)
+    if args.model in ("scratch", "scratch-tiny"):
+        tokenizer = Tokenizer.from_texts(texts)
+        tiny = {"dim": 64, "hidden_dim": 256, "n_layers": 2, "n_heads": 4} if args.model == "scratch-tiny" else {}
+        model = model_class(DistilBertConfig(vocab_size=len(tokenizer), **tiny, **changes))
+    else:
+        model, tokenizer = model_class.from_pretrained(args.model, **changes), Tokenizer.from_pretrained(args.model)
+    if len(tokenizer) > model.config.vocab_size:
+        raise UserError(f"--model {args.model}: {len(tokenizer)} pieces in the tokenizer, {model.config.vocab_size} in the model")
+    if args.max_length > model.config.max_position_embeddings:
+        limit = model.config.max_position_embeddings
+        raise UserError(f"--max_length {args.max_length} exceeds the model's {limit} positions; use --max_length {limit}")
+    return model, tokenizer
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A 64-bit seed for one step, unlike that of any other (seed, step)."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+
+
+def full_precision(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
+    """A copy of the weights as the optimizer knows them."""
+    return {name: optimizer.master(p).clone() for name, p in model.named_parameters()}
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    for name, p in model.named_parameters():
+        p.copy_(weights[name])
+
+
+def machine() -> dict:
+    """Kinds and counts, no names of hosts or users: a record can be published."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"system": platform.system(), "processor": processor, "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def _without_paths(arguments: dict) -> dict:
+    return {
+        name: Path(value).name if name in ("model", "data", "output_dir") and "/" in value else value
+        for name, value in arguments.items()
+    }

@@ -1,0 +1,100 @@
+"""Text ↔ ids. The WordPiece algorithm itself is the `tokenizers` library's; this says which vocabulary and which options."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+
+from .errors import UserError
+from .files import write_json, write_text
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class Tokenizer:
+    """BERT's uncased WordPiece: lower case, accents off, split at spaces and punctuation, then longest pieces first."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, source: str = "tokenizer"):
+        backend.no_truncation()  # many published files have a length of their own switched on
+        backend.no_padding()
+        self.backend = backend
+        ids = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
+        if None in ids:
+            raise UserError(f"{source}: has no {SPECIAL_TOKENS[ids.index(None)]}, expected BERT's five special tokens")
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path) -> "Tokenizer":
+        """From tokenizer.json, or else vocab.txt, of whatever `--model` accepts. Raises `UserError` when neither is usable."""
+        from .hub import locate
+
+        directory = locate(str(model))
+        whole, words = directory / "tokenizer.json", directory / "vocab.txt"
+        try:
+            if whole.exists():
+                return cls(tokenizers.Tokenizer.from_file(str(whole)), str(whole))
+            if words.exists():
+                return cls.from_vocabulary(words.read_text(encoding="utf-8").splitlines(), str(words))
+        except UserError:
+            raise
+        except Exception as error:  # the library raises bare Exceptions for a file it can't read
+            raise UserError(f"{whole if whole.exists() else words}: not a tokenizer ({str(error)[:100]})") from None
+        raise UserError(f"{directory}: holds neither tokenizer.json nor vocab.txt")
+
+    @classmethod
+    def from_vocabulary(cls, vocabulary: list[str], source: str = "vocabulary") -> "Tokenizer":
+        """From a list of pieces whose place is their id."""
+        ids = {piece: i for i, piece in enumerate(vocabulary)}
+        backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(ids, unk_token="[UNK]"))
+        backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+        backend.decoder = tokenizers.decoders.WordPiece()
+        backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in ids])
+        tokenizer = cls(backend, source)
+        ends = [("[CLS]", tokenizer.cls_id), ("[SEP]", tokenizer.sep_id)]
+        backend.post_processor = tokenizers.processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+        return tokenizer
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], size: int = 8_000) -> "Tokenizer":
+        """A vocabulary of at most `size` from the text at hand: specials, characters, ##characters, then frequent words.
+
+        A simple rule on purpose, and the same result on every machine: words by falling count, equal ones by alphabet.
+        """
+        normalise = tokenizers.normalizers.BertNormalizer(lowercase=True).normalize_str
+        words = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", normalise(text)))
+        characters = sorted({character for word in words for character in word})
+        pieces = SPECIAL_TOKENS + characters + ["##" + character for character in characters]
+        by_count = sorted(words, key=lambda word: (-words[word], word))
+        return cls.from_vocabulary(list(dict.fromkeys(pieces + by_count))[:size])
+
+    def __len__(self) -> int:
+        return self.backend.get_vocab_size()
+
+    def encode(self, text: str, max_length: int | None = 512) -> list[int]:
+        """Ids with [CLS] in front and [SEP] at the end; the middle is cut so that at most max_length remain."""
+        return self.encode_batch([text], max_length)[0]
+
+    def encode_batch(self, texts: list[str], max_length: int | None = None) -> list[list[int]]:
+        encoded = [encoding.ids for encoding in self.backend.encode_batch_fast(texts)]
+        if max_length is None:
+            return encoded
+        return [ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]] for ids in encoded]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text again, lower case and without special tokens."""
+        return self.backend.decode(ids, skip_special_tokens=True)
+
+    def save_pretrained(self, directory: str | Path, max_length: int) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer reads."""
+        write_text(Path(directory) / "tokenizer.json", self.backend.to_str())
+        config = {
+            "tokenizer_class": "DistilBertTokenizer",
+            "do_lower_case": True,
+            "model_max_length": max_length,
+            "model_input_names": ["input_ids", "attention_mask"],
+        }
+        names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+        write_json(Path(directory) / "tokenizer_config.json", config | dict(zip(names, SPECIAL_TOKENS, strict=True)))

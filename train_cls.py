@@ -1,0 +1,203 @@
+"""Fine-tunes an encoder to judge texts, from the vector at [CLS]: python train_cls.py [--help]
+
+Its twin is train_mlm.py: the same skeleton in the same order, so that their diff shows what the two jobs do not share.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+from distilbert.arguments import TrainingArguments
+from distilbert.cli import flag, parse, user_errors
+
+PRESETS = {
+    "dapt-imdb": {  # ayushshah/distilbert-dapt-imdb-sentiment, on the encoder that train_mlm.py adapted
+        "model": "runs/mlm",
+        "split": "seed-a",
+        "keep_duplicates": True,
+        "keep_breaks": True,
+        "seed": 23,
+        "num_train_epochs": 3,
+        "batch_size": 64,
+        "learning_rate": 1e-5,
+        "head_learning_rate": 5e-5,
+        "weight_decay": 0.01,
+        "decay_all": True,
+        "warmup_ratio": 0.1,
+        "min_lr_ratio": 1e-8,
+        "max_grad_norm": 1.0,
+        "batching": "random",
+        "max_length": 512,
+        "classifier_head": "linear",
+    },
+    "imdb-384": {  # grojeda/distilbert-sentiment-imdb
+        "model": "distilbert-base-uncased",
+        "split": "seed-b",
+        "keep_duplicates": True,
+        "keep_breaks": True,
+        "seed": 42,
+        "precision": "fp32",
+        "num_train_epochs": 2,
+        "batch_size": 16,
+        "eval_batch_size": 32,
+        "learning_rate": 2e-5,
+        "weight_decay": 0.01,
+        "warmup_ratio": 0.0,
+        "max_grad_norm": 1.0,
+        "batching": "random",
+        "max_length": 384,
+        "classifier_head": "pre_classifier",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Arguments(TrainingArguments):
+    """Fine-tunes a sentiment classifier."""
+
+    preset: str = flag("", "a published recipe; explicit flags win over it", choices=tuple(PRESETS))
+    output_dir: str = flag("runs/cls", "the run directory")
+    head_learning_rate: float | None = flag(None, "peak rate of the classifier (default: learning_rate)", low=0.0, high=1.0)
+    classifier_head: str = flag("linear", "layers between [CLS] and the logits", choices=("linear", "pre_classifier"))
+    truncation: str = flag("head", "which part of a long text is kept", choices=("head", "tail", "head-tail"))
+
+
+if __name__ == "__main__":  # --help and mistyped flags are answered here, before the seconds that importing torch takes
+    with user_errors():
+        parse(Arguments, presets=PRESETS)
+
+import numpy as np
+import torch
+
+from data.batches import epoch_batches, tokenise
+from data.cls import classification_batch, truncate
+from data.sources import Part, check_classes, load, prepare
+from distilbert.metrics import classification_metrics, softmax
+from distilbert.model import DistilBertForSequenceClassification
+from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
+from distilbert.precision import Precision
+from distilbert.predict import predict_logits
+from distilbert.run import Run, full_precision, load_weights, starting_point, step_seed
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(Arguments, argv, PRESETS)
+    with Run(arguments, "train_cls.py") as run:
+        if run.finished():
+            run.say(f"{run.directory} holds a finished run; nothing is left to do")
+        else:
+            train(run)
+
+
+def train(run: Run) -> None:
+    checkpoint = run.begin()
+    args, progress = run.arguments, run.progress
+    precision = Precision.choose(args.device, args.precision)
+    torch.manual_seed(args.seed)
+
+    # text → parts → ids
+    parts = load(args.data, args.split, args.keep_breaks)
+    parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
+    parts = check_classes(parts, ("train", "validation", "test"), args.data)
+    model, tokenizer = starting_point(
+        DistilBertForSequenceClassification, args, parts["train"].texts, classifier_head=args.classifier_head
+    )
+    identity = tokenizer.backend.to_str()
+    sequences, labels = {}, {}
+    for name, part in parts.items():
+        table = tokenise(part.texts, tokenizer.encode_batch, identity)
+        sequences[name] = [truncate(ids, args.max_length, args.truncation) for ids in table]
+        labels[name] = part.labels
+    lengths = np.array([len(ids) for ids in sequences["train"]])
+    run.describe(parts, dropped, lengths, precision)
+
+    # model, optimizer, schedule
+    model.to(precision.device)
+    groups = parameter_groups(
+        model, args.learning_rate, args.weight_decay, args.head_learning_rate, args.decay_all, args.layer_decay
+    )
+    optimizer = AdamW(groups, master_weights=precision.weights != torch.float32)
+    model.to(precision.weights)  # rounds what the optimizer keeps whole
+    scaler = precision.scaler()
+    best = run.restore(model, optimizer, scaler, checkpoint)
+    accumulation = args.gradient_accumulation_steps
+    steps_per_epoch = math.ceil(math.ceil(len(lengths) / args.batch_size) / accumulation)
+    total_steps = args.max_steps or steps_per_epoch * args.num_train_epochs
+    warmup_steps = math.ceil(total_steps * args.warmup_ratio)
+
+    model.train()
+    while progress.step < total_steps:
+        batches = epoch_batches(lengths, args.batch_size, args.seed, progress.epoch, args.batching)
+        for first in range(progress.steps_in_epoch * accumulation, len(batches), accumulation):
+            started = time.perf_counter()
+            torch.manual_seed(step_seed(args.seed, progress.step))  # dropout depends on the step alone
+            factor = learning_rate_factor(
+                progress.step - progress.skipped, total_steps, warmup_steps, args.lr_scheduler_type, args.min_lr_ratio
+            )
+            set_learning_rate(optimizer, factor)
+
+            # forward and backward: each batch counts by its share of the step's examples, so that the sum is exact
+            step_batches = batches[first : first + accumulation]
+            examples = sum(len(indices) for indices in step_batches)
+            step_loss, tokens = 0.0, 0
+            for indices in step_batches:
+                chosen = [sequences["train"][i] for i in indices]
+                batch = precision.to_device(classification_batch(chosen, labels["train"][indices], tokenizer.pad_id))
+                with precision.autocast():
+                    loss = model.loss(**batch) * (len(indices) / examples)
+                scaler.scale(loss).backward()
+                step_loss, tokens = step_loss + loss.detach(), tokens + sum(map(len, chosen))
+
+            # unscale → clip → step
+            scaler.unscale_(optimizer)
+            norm = clip_grad_norm_(model.parameters(), args.max_grad_norm)
+            scale = scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            skipped = scaler.get_scale() < scale  # an overflow in fp16: nothing was learnt, so the schedule waits
+            epoch_ended = first + accumulation >= len(batches)
+            run.count(step_loss, examples, tokens, skipped, epoch_ended, time.perf_counter() - started)
+
+            ended = progress.step == total_steps
+            if progress.step % args.logging_steps == 0 or ended:
+                run.log_training(total_steps, norm, args.learning_rate * factor)
+            if run.evaluation_is_due(epoch_ended, ended):
+                with precision.autocast():
+                    logits = predict_logits(model, sequences["validation"], tokenizer.pad_id, args.eval_batch_size)
+                metrics = classification_metrics(logits, labels["validation"])
+                if run.log_evaluation(metrics, score=metrics["accuracy"]):
+                    best = full_precision(model, optimizer)
+            if run.checkpoint_is_due(epoch_ended or ended):
+                run.save(model, optimizer, scaler, best)
+            run.exit_if_stopped()
+            if ended:
+                break
+
+    # the best epoch again, on texts that nothing was chosen by
+    load_weights(model, best)
+    with precision.autocast():
+        logits = predict_logits(model, sequences["test"], tokenizer.pad_id, args.eval_batch_size)
+    metrics = {"validation": progress.best["metrics"], "test": classification_metrics(logits, labels["test"])}
+    run.finish(model, tokenizer, best, parts, dropped, metrics, precision.peak_memory())
+    show_verdicts(run, parts["test"], logits, metrics["test"])
+
+
+def show_verdicts(run: Run, test: Part, logits: np.ndarray, metrics: dict) -> None:
+    """The test's figures, and five of its texts as they were judged: one wrong, if there is one."""
+    low, high = metrics["accuracy_interval"]
+    right = logits.argmax(axis=1) == test.labels
+    run.say(
+        f"\ntest accuracy {metrics['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {metrics['n']} texts, "
+        f"F1 {metrics['f1']:.4f}, ROC-AUC {metrics['roc_auc']:.4f}; best validation: step {run.progress.best['step']}\n"
+    )
+    chosen = np.concatenate([np.flatnonzero(~right)[:1], np.flatnonzero(right)])[:5]
+    for i, confidence in zip(chosen, softmax(logits[chosen]).max(axis=1), strict=True):
+        verdict, text = "Positive" if logits[i].argmax() else "Negative", " ".join(test.texts[i].split())
+        run.say(f"{'right' if right[i] else 'WRONG'}  {verdict} {confidence:.2f}  {text[:90]}{'…' if len(text) > 90 else ''}")
+    run.say(f"\nThe model is in {run.directory}. Try it: python evaluate.py --model {run.directory} --text \"Not bad at all\"")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()
