@@ -7,48 +7,9 @@ import math
 import time
 from dataclasses import dataclass
 
+from distilbert.arguments import CLASSIFICATION_PRESETS as PRESETS
 from distilbert.arguments import TrainingArguments
 from distilbert.cli import flag, parse, user_errors
-
-PRESETS = {
-    "dapt-imdb": {  # ayushshah/distilbert-dapt-imdb-sentiment, on the encoder that train_mlm.py adapted
-        "model": "runs/mlm",
-        "split": "seed-a",
-        "keep_duplicates": True,
-        "keep_breaks": True,
-        "seed": 23,
-        "num_train_epochs": 3,
-        "batch_size": 64,
-        "learning_rate": 1e-5,
-        "head_learning_rate": 5e-5,
-        "weight_decay": 0.01,
-        "decay_all": True,
-        "warmup_ratio": 0.1,
-        "min_lr_ratio": 1e-8,
-        "max_grad_norm": 1.0,
-        "batching": "random",
-        "max_length": 512,
-        "classifier_head": "linear",
-    },
-    "imdb-384": {  # grojeda/distilbert-sentiment-imdb
-        "model": "distilbert-base-uncased",
-        "split": "seed-b",
-        "keep_duplicates": True,
-        "keep_breaks": True,
-        "seed": 42,
-        "precision": "fp32",
-        "num_train_epochs": 2,
-        "batch_size": 16,
-        "eval_batch_size": 32,
-        "learning_rate": 2e-5,
-        "weight_decay": 0.01,
-        "warmup_ratio": 0.0,
-        "max_grad_norm": 1.0,
-        "batching": "random",
-        "max_length": 384,
-        "classifier_head": "pre_classifier",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -195,7 +156,7 @@ def show_verdicts(run: Run, test: Part, logits: np.ndarray, metrics: dict) -> No
     for i, confidence in zip(chosen, softmax(logits[chosen]).max(axis=1), strict=True):
         verdict, text = "Positive" if logits[i].argmax() else "Negative", " ".join(test.texts[i].split())
         run.say(f"{'right' if right[i] else 'WRONG'}  {verdict} {confidence:.2f}  {text[:90]}{'…' if len(text) > 90 else ''}")
-    run.say(f"\nThe model is in {run.directory}. Try it: python evaluate.py --model {run.directory} --text \"Not bad at all\"")
+    run.say(f'\nThe model is in {run.directory}. Try it: python evaluate.py --model {run.directory} --text "Not bad at all"')
 
 
 if __name__ == "__main__":

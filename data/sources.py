@@ -6,6 +6,7 @@ import json
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,13 +102,11 @@ def read_imdb_tar(path: Path) -> Parts:
                     raise UserError(f"{path}: member {member.name!r} points outside the archive; this is not IMDb's")
                 if not member.isfile() and not member.isdir():
                     raise UserError(f"{path}: member {member.name!r} is a link or a device; this is not IMDb's")
+                if member.size > LONGEST:
+                    raise UserError(f"{path}: member {member.name!r} claims {member.size:,} bytes; this is not IMDb's")
                 if member.isfile() and (match := MEMBER.fullmatch(member.name)):
-                    if member.size > LONGEST:
-                        raise UserError(f"{path}: member {member.name!r} claims {member.size} bytes, expected at most {LONGEST}")
                     _add_review(found, match, archive.extractfile(member).read(LONGEST), member.name)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: a broken archive ({error}); remove it and download it again: {IMDB_URL}") from None
     return _imdb_parts(found, path)
 
@@ -194,7 +193,7 @@ def _json_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is not JSON ({error})") from None
         if not isinstance(record, dict):
-            raise UserError(f"{path}: line {number} is not an object; expected {{\"text\": …, \"label\": 0 or 1}}")
+            raise UserError(f'{path}: line {number} is not an object; expected {{"text": …, "label": 0 or 1}}')
         yield number, record
 
 
@@ -248,7 +247,7 @@ def prepare(
 
 
 def check_classes(parts: Parts, names: tuple[str, ...], data: str) -> Parts:
-    """The parts of these names. Raises `UserError` when one of the parts is missing, has an unlabelled text, or fewer than two texts of a class."""
+    """The parts of these names. Raises `UserError` when one is missing, or has an unlabelled text or too few of a class."""
     for name in names:
         if name not in parts:
             raise UserError(f"--data {data}: has no {name} part, which this needs")

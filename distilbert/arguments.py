@@ -1,4 +1,4 @@
-"""The flags that both training scripts share, in the groups in which the loop uses them."""
+"""The flags that both training scripts share, and the recipes of two published systems."""
 
 from dataclasses import dataclass
 
@@ -46,3 +46,19 @@ class TrainingArguments:
     eval_steps: int | None = flag(None, "optimizer steps between validations (default: at each epoch's end)", low=1)
     save_steps: int | None = flag(None, "optimizer steps between checkpoints (one is written at each epoch's end)", low=1)
     save_minutes: float = flag(10.0, "minutes between checkpoints", low=0.0)
+
+
+AS_PUBLISHED = {"keep_duplicates": True, "keep_breaks": True, "batching": "random", "weight_decay": 0.01, "max_grad_norm": 1.0}
+
+CLASSIFICATION_PRESETS = {
+    # https://huggingface.co/ayushshah/distilbert-dapt-imdb-sentiment, second half: a classifier on the adapted encoder
+    "dapt-imdb": AS_PUBLISHED
+    | {"model": "runs/mlm", "split": "seed-a", "seed": 23, "max_length": 512, "classifier_head": "linear"}
+    | {"num_train_epochs": 3, "batch_size": 64, "learning_rate": 1e-5, "head_learning_rate": 5e-5, "decay_all": True}
+    | {"warmup_ratio": 0.1, "lr_scheduler_type": "linear", "min_lr_ratio": 1e-8},
+    # https://huggingface.co/grojeda/distilbert-sentiment-imdb
+    "imdb-384": AS_PUBLISHED
+    | {"model": "distilbert-base-uncased", "split": "seed-b", "seed": 42, "max_length": 384, "precision": "fp32"}
+    | {"num_train_epochs": 2, "batch_size": 16, "eval_batch_size": 32, "learning_rate": 2e-5}
+    | {"warmup_ratio": 0.0, "lr_scheduler_type": "linear", "classifier_head": "pre_classifier"},
+}

@@ -42,8 +42,11 @@ A DistilBERT ({task}), trained from `{arguments["model"]}` on `{arguments["data"
 {interval}
 ## Intended use
 
-Teaching, and {"judging whether an English film review is positive or negative" if task == "text-classification" else
-"guessing hidden words of English film reviews, or as an encoder to fine-tune"}. The files load with
+Teaching, and {
+        "judging whether an English film review is positive or negative"
+        if task == "text-classification"
+        else "guessing hidden words of English film reviews, or as an encoder to fine-tune"
+    }. The files load with
 `transformers.AutoTokenizer` and its Auto model classes.
 
 ## Limits

@@ -25,7 +25,9 @@ def draw_curves(runs: list[Path], output: Path) -> bool:
         style = {"label": run.name, "color": f"C{number}"}
         steps = [line["step"] for line in training]
         panels["loss"].plot(steps, [line["loss"] for line in training], **style)
-        panels["validation"].plot([line["step"] for line in evaluations], [line[key] for line in evaluations], marker="o", **style)
+        panels["validation"].plot(
+            [line["step"] for line in evaluations], [line[key] for line in evaluations], marker="o", **style
+        )
         panels["validation"].set_ylabel(key.removeprefix("eval_"))
         panels["learning_rate"].plot(steps, [line["learning_rate"] for line in training], **style)
         panels["tokens/s"].plot(steps, [line["tokens"] / max(line["seconds"], 1e-9) for line in training], **style)

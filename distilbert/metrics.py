@@ -1,4 +1,4 @@
-"""From probabilities and labels to the figures of a report. All in numpy, all from counts or sums, never from means of means."""
+"""From logits and labels to the figures of a report: in numpy, from counts and sums, never from means of means."""
 
 import math
 

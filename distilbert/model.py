@@ -64,7 +64,7 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         T, limit = input_ids.shape[1], self.positions.num_embeddings
-        if T > limit:
+        if limit < T:
             raise UserError(f"a sequence of {T} tokens is longer than the model's {limit} positions: use --max_length {limit}")
         x = self.words(input_ids) + self.positions.weight[:T]  # (B, T, D)
         return self.dropout(self.norm(x))

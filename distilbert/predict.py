@@ -1,6 +1,5 @@
 """A trained model at work: logits of many texts, verdicts on reviews."""
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,7 +45,5 @@ def infer_reviews(reviews: str | list[str], model: nn.Module, tokenizer, batch_s
     logits = predict_logits(model, [np.array(ids) for ids in encoded], model.config.pad_token_id, batch_size)
     probabilities = torch.from_numpy(logits).softmax(dim=1)
     confidence, classes = probabilities.max(dim=1)
-    verdicts = [
-        (int(k), model.config.id2label[int(k)], float(p)) for k, p in zip(classes, confidence, strict=True)
-    ]
+    verdicts = [(int(k), model.config.id2label[int(k)], float(p)) for k, p in zip(classes, confidence, strict=True)]
     return verdicts[0] if isinstance(reviews, str) else verdicts

@@ -1,8 +1,8 @@
 """A run directory: who may write there, log, checkpoints, resume, the final record. Skip it to follow the lesson.
 
-    checkpoint/arguments.json   the flags as given, with every `auto` resolved
-    checkpoint/step-N/          tensors.safetensors and state.json, which holds the former's SHA-256
-    log.jsonl, curves.svg, run.json, README.md, and the model's own files
+checkpoint/arguments.json   the flags as given, with every `auto` resolved
+checkpoint/step-N/          tensors.safetensors and state.json, which holds the former's SHA-256
+log.jsonl, curves.svg, run.json, README.md, and the model's own files
 """
 
 import dataclasses
@@ -29,12 +29,13 @@ from .card import model_card
 from .config import DistilBertConfig
 from .curves import draw_curves
 from .errors import UserError
-from .files import checksum, read_json, write_atomically, write_json, write_text
+from .files import checksum, finite, read_json, write_atomically, write_json, write_text
 from .optim import AdamW
 from .precision import Precision
 from .tokenizer import Tokenizer
 
-MAY_DIFFER = ("resume", "overwrite", "output_dir", "num_train_epochs", "max_steps", "logging_steps", "save_steps", "save_minutes")
+MAY_GROW = ("num_train_epochs", "max_steps")
+MAY_DIFFER = (*MAY_GROW, "resume", "overwrite", "output_dir", "logging_steps", "save_steps", "save_minutes")
 
 
 @dataclasses.dataclass
@@ -99,7 +100,7 @@ class Run:
         if not (self.arguments.resume and path.exists()):
             return False
         was = read_json(path).get("arguments", {})
-        return all(was.get(name) == getattr(self.arguments, name) for name in ("num_train_epochs", "max_steps"))
+        return all(was.get(name) == getattr(self.arguments, name) for name in MAY_GROW)
 
     def begin(self) -> dict[str, Tensor] | None:
         """A fresh start, or the tensors of the checkpoint to go on from; resolves every `auto` in `self.arguments`.
@@ -140,8 +141,8 @@ class Run:
             if name in ("device", "precision") and value == "auto":
                 self.arguments = dataclasses.replace(self.arguments, **{name: was})
             elif name not in MAY_DIFFER and value != was:
-                raise UserError(f"--resume: the run has --{name} {was}, not {value}; give the same, or use another --output_dir")
-            elif name in ("num_train_epochs", "max_steps") and None not in (was, value) and value < was:
+                raise UserError(f"--resume: the run has --{name} {was}, not {value}; leave it so, or use another --output_dir")
+            elif name in MAY_GROW and None not in (was, value) and value < was:
                 raise UserError(f"--resume: --{name} {value} is less than the run's {was}; it may only grow")
 
     def restore(self, model: nn.Module, optimizer: AdamW, scaler, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
@@ -198,9 +199,8 @@ class Run:
         return better
 
     def _append(self, values: dict) -> None:
-        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
         with open(self.directory / "log.jsonl", "ab") as log:
-            log.write(json.dumps(finite).encode() + b"\n")
+            log.write(json.dumps(finite(values)).encode() + b"\n")
             log.flush()
             self.progress.log_bytes = log.tell()
 
@@ -312,7 +312,7 @@ def starting_point(model_class, args, texts: list[str], **changes):
     else:
         model, tokenizer = model_class.from_pretrained(args.model, **changes), Tokenizer.from_pretrained(args.model)
     if len(tokenizer) > model.config.vocab_size:
-        raise UserError(f"--model {args.model}: {len(tokenizer)} pieces in the tokenizer, {model.config.vocab_size} in the model")
+        raise UserError(f"--model {args.model}: the tokenizer has {len(tokenizer)} pieces, the model {model.config.vocab_size}")
     if args.max_length > model.config.max_position_embeddings:
         limit = model.config.max_position_embeddings
         raise UserError(f"--max_length {args.max_length} exceeds the model's {limit} positions; use --max_length {limit}")
