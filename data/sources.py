@@ -17,22 +17,29 @@ import torch
 from distilbert.errors import UserError
 from distilbert.files import cache_directory, download
 
-IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+IMDB = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
-SST2_URL = "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip"
+SST2 = "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip"
 SST2_MD5 = "9f81648d4199384278b86e315dac217c"
-LONGEST = 1 << 20  # bytes of one text; IMDb's longest has 14 thousand
-LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 SAMPLE = Path(__file__).parent / "sample"
+LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
+UNLABELLED = -1
+LONGEST = 1 << 20  # bytes of one text; IMDb's longest has 14 thousand
 
 
 @dataclass
 class Part:
-    """Texts of one part, their labels (0, 1; -1 = none) and what each is called in its source."""
+    """Texts, their labels (0, 1, or -1 for none) and what each is called in its source."""
 
     texts: list[str]
     labels: np.ndarray
     names: list[str]
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, int, str]]) -> "Part":
+        """From (text, label, name, …) of each."""
+        rows = list(rows)
+        return cls([row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64), [row[2] for row in rows])
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -45,31 +52,29 @@ class Part:
 Parts = dict[str, Part]  # "train", "validation", "test", "unlabelled": those that a source has
 
 
-def load(data: str, split: str = "official", keep_breaks: bool = False) -> Parts:
-    """Reads what `--data` names and cuts it into parts.
+def load(data: str, split: str = "official", keep_breaks: bool = False, whole_tables: bool = False) -> Parts:
+    """Reads what `--data` names and cuts it into parts. `whole_tables`: one without a split column is all test.
 
     Raises `UserError` for an unknown name or format, and for texts that are empty, undecodable or wrongly labelled.
     """
     path = Path(data)
     if data == "sample":
-        parts = table_parts(SAMPLE / "labelled.jsonl") | {"unlabelled": _part(_table_rows(SAMPLE / "unlabelled.jsonl"))}
+        parts = table_parts(SAMPLE / "labelled.jsonl") | {"unlabelled": Part.of(_rows(SAMPLE / "unlabelled.jsonl"))}
     elif data == "imdb":
-        parts = cut_imdb(read_imdb_tar(download(IMDB_URL, cache_directory() / "aclImdb_v1.tar.gz", sha256=IMDB_SHA256)), split)
+        parts = cut_imdb(read_imdb(download(IMDB, cache_directory() / "aclImdb_v1.tar.gz", sha256=IMDB_SHA256)), split)
     elif data == "sst2":
-        parts = read_sst2_zip(download(SST2_URL, cache_directory() / "SST-2.zip", md5=SST2_MD5))
+        parts = read_sst2(download(SST2, cache_directory() / "SST-2.zip", md5=SST2_MD5))
     elif not path.exists():
         raise UserError(f"--data {data}: no such file, and not one of sample, imdb, sst2")
-    elif path.is_dir():
-        parts = cut_imdb(read_imdb_folder(path), split)
-    elif path.name.endswith((".tar.gz", ".tgz", ".tar")):
-        parts = cut_imdb(read_imdb_tar(path), split)
+    elif path.is_dir() or path.name.endswith((".tar.gz", ".tgz", ".tar")):
+        parts = cut_imdb(read_imdb(path), split)
     elif path.suffix == ".zip":
-        parts = read_sst2_zip(path)
+        parts = read_sst2(path)
     elif path.suffix in (".jsonl", ".csv", ".tsv"):
-        parts = table_parts(path)
+        parts = table_parts(path, whole_tables)
     elif path.suffix == ".txt":
-        lines = _decode(path.read_bytes(), str(path)).splitlines()
-        parts = {"unlabelled": _part((line, -1, "", f"line {i}") for i, line in enumerate(lines, 1) if line.strip())}
+        lines = enumerate(_decode(path.read_bytes(), str(path)).splitlines(), 1)
+        parts = {"unlabelled": Part.of((line, UNLABELLED, f"line {i}") for i, line in lines if line.strip())}
     else:
         raise UserError(f"--data {data}: unknown format; expected .tar.gz, a folder aclImdb/, .jsonl, .csv, .tsv or .txt")
     for name, part in parts.items():
@@ -78,64 +83,47 @@ def load(data: str, split: str = "official", keep_breaks: bool = False) -> Parts
         for text, where in zip(part.texts, part.names, strict=True):
             if not text.strip():
                 raise UserError(f"--data {data}: {where} holds an empty text")
-    if not keep_breaks:
-        for part in parts.values():
+        if not keep_breaks:
             part.texts = [text.replace("<br />", "\n") for text in part.texts]
     return parts
 
 
-# ---- IMDb: 25,000 labelled reviews for training, 25,000 for test, 50,000 unlabelled (Maas et al. 2011)
-
-MEMBER = re.compile(r"(?:\./)?aclImdb/(train|test)/(neg|pos|unsup)/(\d+_\d+)\.txt")
+# ---- IMDb: 25,000 labelled reviews to train on, 25,000 to test on, 50,000 unlabelled (Maas et al. 2011)
 
 
-def read_imdb_tar(path: Path) -> Parts:
-    """Member by member, in the archive's order, without unpacking anything to disk. Other members are passed over.
+def read_imdb(path: Path) -> Parts:
+    """From the tarball, in its order, nothing unpacked to disk; or from an unpacked folder, in the order of names.
 
-    Raises `UserError` for a broken archive and for one that is not harmless: absolute paths, `..`, links, devices.
+    Raises `UserError` when IMDb's folders are not in it.
     """
-    found: dict[str, list] = {}
+    found: dict[str, list] = {"train/neg": [], "train/pos": [], "test/neg": [], "test/pos": [], "train/unsup": []}
+    for name, raw in _members(path):
+        match = re.fullmatch(r"(?:\./)?(?:aclImdb/)?((?:train|test)/(neg|pos|unsup))/\d+_\d+\.txt", name)
+        if match and match[1] in found:
+            found[match[1]].append((_decode(raw, name), LABELS.get(match[2], UNLABELLED), name))
+    if missing := [name for name, rows in found.items() if not rows and name != "train/unsup"]:
+        raise UserError(f"{path}: holds no aclImdb/{missing[0]}/*.txt, expected IMDb's layout")
+    parts = {part: Part.of(found[f"{part}/neg"] + found[f"{part}/pos"]) for part in ("train", "test")}
+    return parts | ({"unlabelled": Part.of(found["train/unsup"])} if found["train/unsup"] else {})
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each text file. Refuses an archive that is broken, or whose members are not harmless."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*.txt")):
+            yield file.relative_to(path).as_posix(), file.read_bytes()
+        return
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.name.startswith(("/", "\\")) or ".." in Path(member.name).parts:
                     raise UserError(f"{path}: member {member.name!r} points outside the archive; this is not IMDb's")
-                if not member.isfile() and not member.isdir():
-                    raise UserError(f"{path}: member {member.name!r} is a link or a device; this is not IMDb's")
-                if member.size > LONGEST:
-                    raise UserError(f"{path}: member {member.name!r} claims {member.size:,} bytes; this is not IMDb's")
-                if member.isfile() and (match := MEMBER.fullmatch(member.name)):
-                    _add_review(found, match, archive.extractfile(member).read(LONGEST), member.name)
+                if not (member.isfile() or member.isdir()) or member.size > LONGEST:
+                    raise UserError(f"{path}: member {member.name!r} is a link, a device or too large; this is not IMDb's")
+                if member.isfile() and member.name.endswith(".txt"):
+                    yield member.name, archive.extractfile(member).read(LONGEST)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: a broken archive ({error}); remove it and download it again: {IMDB_URL}") from None
-    return _imdb_parts(found, path)
-
-
-def read_imdb_folder(path: Path) -> Parts:
-    """An unpacked aclImdb/ (or the folder that holds it), in the order of names."""
-    root = path / "aclImdb" if (path / "aclImdb").is_dir() else path
-    found: dict[str, list] = {}
-    for file in sorted(root.glob("*/*/*.txt")):
-        name = "aclImdb/" + file.relative_to(root).as_posix()
-        if match := MEMBER.fullmatch(name):
-            _add_review(found, match, file.read_bytes(), name)
-    return _imdb_parts(found, path)
-
-
-def _add_review(found: dict, match: re.Match, raw: bytes, name: str) -> None:
-    folder, kind, _ = match.groups()
-    label = {"neg": 0, "pos": 1, "unsup": -1}[kind]
-    found.setdefault(f"{folder}/{kind}", []).append((_decode(raw, name), label, "", name.removeprefix("aclImdb/")))
-
-
-def _imdb_parts(found: dict, path: Path) -> Parts:
-    for needed in ("train/neg", "train/pos", "test/neg", "test/pos"):
-        if needed not in found:
-            raise UserError(f"{path}: holds no aclImdb/{needed}/*.txt, expected IMDb's layout")
-    parts = {"train": _part(found["train/neg"] + found["train/pos"]), "test": _part(found["test/neg"] + found["test/pos"])}
-    if "train/unsup" in found:
-        parts["unlabelled"] = _part(found["train/unsup"])
-    return parts
+        raise UserError(f"{path}: a broken archive ({error}); remove it and download it again from {IMDB}") from None
 
 
 def cut_imdb(parts: Parts, split: str) -> Parts:
@@ -143,91 +131,91 @@ def cut_imdb(parts: Parts, split: str) -> Parts:
     train, test = parts["train"], parts["test"]
     if split == "seed-a":  # both held-out parts from the official test, by torch's random_split with seed 23
         order = torch.randperm(len(test), generator=torch.Generator().manual_seed(23)).numpy()
-        fifth = len(test) // 5
-        return parts | {"validation": test.take(order[:fifth]), "test": test.take(order[fifth:])}
+        return parts | {"validation": test.take(order[: len(test) // 5]), "test": test.take(order[len(test) // 5 :])}
     if split == "seed-b":
-        order = np.random.default_rng(42).permutation(len(train))
-        held = order[: len(train) // 10], order[len(train) // 10 :]
+        validation, rest = np.split(np.random.default_rng(42).permutation(len(train)), [len(train) // 10])
     else:
-        held = stratified(train.labels, max(len(train) // 10, 2), seed=0)
-    return parts | {"validation": train.take(held[0]), "train": train.take(held[1])}
+        validation, rest = stratified(train.labels, len(train) // 10, seed=0)
+    return parts | {"validation": train.take(validation), "train": train.take(rest)}
 
 
-# ---- tables: .jsonl, .csv, .tsv with text and label, and perhaps split
+# ---- tables: text, and perhaps label and split
 
 
-def table_parts(path: Path) -> Parts:
-    """The parts that the `split` column names, or a stratified 80/10/10."""
-    rows = list(_table_rows(path))
-    names = {split for _, _, split, _ in rows}
-    if names == {""}:
-        whole = _part(rows)
-        test, rest = stratified(whole.labels, max(len(whole) // 10, 2), seed=0)
-        validation, train = stratified(whole.labels[rest], max(len(whole) // 10, 2), seed=1)
-        return {"train": whole.take(rest[train]), "validation": whole.take(rest[validation]), "test": whole.take(test)}
+def table_parts(path: Path, whole: bool = False) -> Parts:
+    """The parts that the column `split` names; without one all is test (`whole`), or cut into a stratified 80/10/10."""
+    rows = list(_rows(path))
+    names = {split for *_, split in rows}
+    if names <= {""} and whole:
+        return {"test": Part.of(rows)}
+    if names <= {""}:
+        every, tenth = Part.of(rows), len(rows) // 10
+        test, rest = (every.take(chosen) for chosen in stratified(every.labels, tenth, seed=0))
+        validation, train = (rest.take(chosen) for chosen in stratified(rest.labels, tenth, seed=1))
+        return {"train": train, "validation": validation, "test": test}
     if unknown := names - {"train", "validation", "test"}:
         raise UserError(f"{path}: split is {min(unknown)!r}, expected train, validation or test on every line")
-    return {name: _part(row for row in rows if row[2] == name) for name in ("train", "validation", "test") if name in names}
+    return {name: Part.of(row for row in rows if row[3] == name) for name in ("train", "validation", "test") if name in names}
 
 
-def _table_rows(path: Path, content: str | None = None) -> Iterator[tuple[str, int, str, str]]:
-    """(text, label, split, name) of each line; label -1 and split "" where the table has no such column."""
+def _rows(path: Path, content: str | None = None) -> Iterator[tuple[str, int, str, str]]:
+    """(text, label, name, split) of each line; label -1 and split "" where the table has no such column."""
     content = _decode(path.read_bytes(), str(path)) if content is None else content
-    lines = _json_lines(content, path) if path.suffix == ".jsonl" else _csv_lines(content, path)
-    for number, record in lines:
+    for number, record in _json_lines(content, path) if path.suffix == ".jsonl" else _csv_lines(content, path):
         text, label = record.get("text", record.get("sentence")), record.get("label")  # GLUE's files say sentence
         if not isinstance(text, str):
             raise UserError(f"{path}: line {number} has no text; expected a column 'text' (and 'label': 0/1 or neg/pos)")
         key = "" if label is None else str(label).strip().lower()
         if label is not None and key not in LABELS:
             raise UserError(f"{path}: line {number} has the label {key[:30]!r}, expected 0, 1, neg or pos")
-        yield text, LABELS.get(key, -1), str(record.get("split") or ""), f"line {number}"
+        yield text, LABELS.get(key, UNLABELLED), f"line {number}", str(record.get("split") or "")
 
 
 def _json_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
         try:
-            record = json.loads(line)
+            record = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is not JSON ({error})") from None
-        if not isinstance(record, dict):
+        if record is not None and not isinstance(record, dict):
             raise UserError(f'{path}: line {number} is not an object; expected {{"text": …, "label": 0 or 1}}')
-        yield number, record
+        if record is not None:
+            yield number, record
 
 
 def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(LONGEST)
-    tabs = path.suffix != ".csv"  # GLUE's tab-separated files quote nothing
-    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    tabs = path.suffix != ".csv"
+    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL  # GLUE's tab-separated files quote nothing
     reader = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t" if tabs else ",", quoting=quoting)
     try:
-        for record in reader:
-            yield reader.line_num, record
+        yield from ((reader.line_num, record) for record in reader)
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is not readable ({error})") from None
 
 
-def read_sst2_zip(path: Path) -> Parts:
-    """The 872 labelled sentences of SST-2's dev set (Socher et al. 2013; GLUE) as the test part."""
+def read_sst2(path: Path) -> Parts:
+    """The 872 labelled sentences of SST-2's dev set (Socher et al. 2013), from GLUE's zip, as the test part."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("SST-2/dev.tsv") as file:
             content = _decode(file.read(LONGEST), "SST-2/dev.tsv")
     except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise UserError(f"{path}: no readable SST-2/dev.tsv in it ({error}); expected {SST2_URL}") from None
-    return {"test": _part(_table_rows(path, content))}
+        raise UserError(f"{path}: no readable SST-2/dev.tsv in it ({error}); expected {SST2}") from None
+    return {"test": Part.of(_rows(path, content))}
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: byte {error.start} is not UTF-8; convert it with: iconv -f latin1 -t utf-8") from None
 
 
 # ---- what happens to the parts before training
 
 
 def prepare(
-    parts: Parts,
-    keep_duplicates: bool = False,
-    train_size: int | None = None,
-    eval_size: int | None = None,
-    seed: int = 0,
+    parts: Parts, keep_duplicates: bool = False, train_size: int | None = None, eval_size: int | None = None, seed: int = 0
 ) -> tuple[Parts, int]:
     """Drops what leaks, then takes subsets -> (parts, number of texts dropped).
 
@@ -237,9 +225,8 @@ def prepare(
     kept, dropped = dict(parts), 0
     for name in ("train", "unlabelled"):
         if name in parts and not keep_duplicates:
-            indices = [i for i, text in enumerate(parts[name].texts) if text not in held_out]
-            dropped += len(parts[name]) - len(indices)
-            kept[name] = parts[name].take(indices)
+            kept[name] = parts[name].take(i for i, text in enumerate(parts[name].texts) if text not in held_out)
+            dropped += len(parts[name]) - len(kept[name])
     for name, size in (("train", train_size), ("validation", eval_size), ("test", eval_size)):
         if name in kept and size is not None:
             kept[name] = kept[name].take(stratified(kept[name].labels, size, seed)[0])
@@ -252,8 +239,8 @@ def check_classes(parts: Parts, names: tuple[str, ...], data: str) -> Parts:
         if name not in parts:
             raise UserError(f"--data {data}: has no {name} part, which this needs")
         labels = parts[name].labels
-        if (labels < 0).any():
-            where = parts[name].names[int((labels < 0).argmax())]
+        if (labels == UNLABELLED).any():
+            where = parts[name].names[int((labels == UNLABELLED).argmax())]
             raise UserError(f"--data {data}: {where} ({name}) has no label; expected 0/1 or neg/pos")
         for label in (0, 1):
             if (count := int((labels == label).sum())) < 2:
@@ -270,15 +257,3 @@ def stratified(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
     chosen = order[np.argsort(place[order], kind="stable")]
     return np.sort(chosen[:size]), np.sort(chosen[size:])
-
-
-def _part(rows: Iterable[tuple[str, int, str, str]]) -> Part:
-    rows = list(rows)
-    return Part([row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64), [row[3] for row in rows])
-
-
-def _decode(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: byte {error.start} is not UTF-8; convert it with: iconv -f latin1 -t utf-8") from None

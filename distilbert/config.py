@@ -12,7 +12,7 @@ _FROM_BERT = {  # a BERT config.json describes a DistilBERT under other names
     "hidden_dropout_prob": "dropout",
     "attention_probs_dropout_prob": "attention_dropout",
 }
-_LIMITS = {  # (least, most): sizes beyond these are a broken file, refused before anything is allocated
+_LIMITS = {  # beyond these a file is broken, and refused before anything is allocated
     "vocab_size": (5, 1_000_000),
     "max_position_embeddings": (3, 32_768),
     "dim": (1, 8_192),
@@ -20,11 +20,8 @@ _LIMITS = {  # (least, most): sizes beyond these are a broken file, refused befo
     "n_layers": (1, 128),
     "n_heads": (1, 256),
     "pad_token_id": (0, 999_999),
-    "dropout": (0.0, 0.99),
-    "attention_dropout": (0.0, 0.99),
-    "seq_classif_dropout": (0.0, 0.99),
     "initializer_range": (0.0, 10.0),
-}
+} | dict.fromkeys(("dropout", "attention_dropout", "seq_classif_dropout"), (0.0, 0.99))
 
 
 @dataclass(frozen=True)
@@ -81,12 +78,10 @@ class DistilBertConfig:
         family = raw.get("model_type", "distilbert")
         if family not in ("distilbert", "bert"):
             raise UserError(f"config: model_type is {family!r}, expected 'distilbert' or 'bert'")
-        if raw.get("activation", raw.get("hidden_act", "gelu")) != "gelu":
-            raise UserError("config: the activation is not 'gelu', the only one this model has")
-        if raw.get("layer_norm_eps", 1e-12) != 1e-12:
-            raise UserError(f"config: layer_norm_eps is {raw['layer_norm_eps']}, expected 1e-12")
-        if raw.get("position_embedding_type", "absolute") != "absolute":
-            raise UserError("config: position_embedding_type is not 'absolute'")
+        needed = {"activation": "gelu", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"}
+        for key, value in needed.items():
+            if raw.get(key, value) != value:
+                raise UserError(f"config: {key} is {raw[key]!r}, but this model has {value!r} only")
         if family == "bert":
             raw = {_FROM_BERT.get(key, key): value for key, value in raw.items()}
         known = {field.name for field in fields(cls)} - {"id2label"}

@@ -23,6 +23,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict:
         "accuracy_interval": wilson_interval(right, n),
         "loss": cross_entropy(logits, labels),
         "ece": expected_calibration_error(probabilities, labels),
+        "brier": brier_score(probabilities, labels),
         "confusion_matrix": matrix.tolist(),
     }
     if logits.shape[1] == 2:
@@ -81,6 +82,12 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(index, weights=right - confidence, minlength=bins)  # count · (accuracy - confidence), bin by bin
     return ratio(float(np.abs(gap).sum()), len(labels))
+
+
+def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean squared distance of p(class 1) from what it is, 0 or 1 (Brier 1950); for more classes, of p(label) from 1."""
+    missed = 1 - probabilities[np.arange(len(labels)), labels]
+    return ratio(float((missed**2).sum()), len(labels))
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

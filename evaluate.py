@@ -1,0 +1,155 @@
+"""Measures a trained classifier, calibrates it, lists its errors, or judges a text of yours: python evaluate.py [--help]"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from distilbert.cli import flag, parse, user_errors
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measures a trained classifier on held-out texts."""
+
+    model: str = flag("runs/cls", "a run directory, another directory with a trained classifier, or a hub id")
+    data: str = flag("", "sample, imdb, sst2 or a path (default: what the run was trained on)")
+    split: str = flag("", "how IMDb is cut (default: the run's)", choices=("", "official", "seed-a", "seed-b"))
+    part: str = flag("test", "which part to measure", choices=("train", "validation", "test"))
+    eval_size: int | None = flag(None, "stratified subset of that part (default: the run's, on the run's data)", low=1)
+    max_length: int | None = flag(None, "tokens of a text (default: the run's, or the model's positions)", low=3, high=32_768)
+    truncation: str = flag(
+        "", "part of a long text that is kept (default: the run's)", choices=("", "head", "tail", "head-tail")
+    )
+    eval_batch_size: int = flag(64, "texts of one forward", low=1, high=65_536)
+    device: str = flag("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    precision: str = flag(
+        "auto", "number format (default: fp32, or bf16 where it is fast)", choices=("auto", "fp32", "bf16", "fp16")
+    )
+    calibrate: bool = flag(False, "fit a temperature on the validation part; writes calibration.json")
+    errors: int = flag(0, "list so many of the most confident mistakes, and accuracy by kind of text", low=0)
+    text: str = flag("", "judge this text instead of measuring")
+
+
+if __name__ == "__main__":  # --help and mistyped flags are answered here, before the seconds that importing torch takes
+    with user_errors():
+        parse(Arguments)
+
+import numpy as np
+
+from data.batches import tokenise
+from data.cls import truncate
+from data.sources import Part, check_classes, load, prepare
+from distilbert.errors import UserError
+from distilbert.files import read_json, write_json
+from distilbert.hub import locate
+from distilbert.metrics import classification_metrics, fit_temperature, softmax, wilson_interval
+from distilbert.model import DistilBertForSequenceClassification
+from distilbert.precision import Precision
+from distilbert.predict import infer_reviews, predict_logits
+from distilbert.tokenizer import Tokenizer
+
+NEGATION = re.compile(r"\b(not|no|never|nothing|nobody|none|hardly|without|cannot|\w+n't)\b", re.IGNORECASE)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(Arguments, argv)
+    directory = locate(args.model)
+    own = run_arguments(directory)  # what the run was trained with; empty for other people's models
+    model = DistilBertForSequenceClassification.from_pretrained(directory)
+    if model.head_is_fresh:
+        raise UserError(f"--model {args.model} has no trained classifier; train one: python train_cls.py --model {args.model}")
+    if model.config.num_labels != 2:
+        raise UserError(f"--model {args.model} tells {model.config.num_labels} classes apart, expected Negative and Positive")
+    tokenizer = Tokenizer.from_pretrained(directory)
+    precision = Precision.choose(args.device, args.precision)
+    model.to(precision.device, precision.weights)
+    max_length = args.max_length or min(own.get("max_length", 512), model.config.max_position_embeddings)
+    truncation = args.truncation or own.get("truncation", "head")
+    if max_length > model.config.max_position_embeddings:
+        limit = model.config.max_position_embeddings
+        raise UserError(f"--max_length {max_length} exceeds the model's {limit} positions; use --max_length {limit}")
+
+    if args.text:
+        with precision.autocast():
+            _, label, confidence = infer_reviews(args.text, model, tokenizer, max_length=max_length)
+        return print(f"{label} {confidence:.3f}  {args.text}")
+
+    data = args.data or own.get("data", "sample")
+    on_own = data == own.get("data")
+    parts = load(data, args.split or own.get("split", "official"), own.get("keep_breaks", False), whole_tables=not on_own)
+    size = args.eval_size or (own.get("eval_size") if on_own else None)
+    parts, _ = prepare(parts, keep_duplicates=True, eval_size=size, seed=own.get("seed", 0))
+
+    def judge(name: str) -> tuple[np.ndarray, Part]:
+        """Logits of a part, and the part."""
+        part = check_classes(parts, (name,), data)[name]
+        table = tokenise(part.texts, tokenizer.encode_batch, tokenizer.backend.to_str())
+        with precision.autocast():
+            chosen = [truncate(ids, max_length, truncation) for ids in table]
+            return predict_logits(model, chosen, tokenizer.pad_id, args.eval_batch_size), part
+
+    logits, part = judge(args.part)
+    metrics = classification_metrics(logits, part.labels)
+    name = Path(data).name.split(".")[0]
+    print_metrics(f"{args.model} on {name} ({args.part}, up to {max_length} tokens)", metrics)
+    if Path(args.model).is_dir():  # beside the run, not in a download cache
+        write_json(directory / f"eval-{name}.json", {"data": name, "part": args.part, "max_length": max_length} | metrics)
+    if args.calibrate:
+        calibrate(directory, *judge("validation"), logits, part)
+    if args.errors:
+        list_errors(logits, part, args.errors)
+
+
+def run_arguments(directory: Path) -> dict:
+    path = directory / "checkpoint" / "arguments.json"
+    return read_json(path) if path.exists() else {}
+
+
+def print_metrics(title: str, metrics: dict) -> None:
+    low, high = metrics["accuracy_interval"]
+    print(f"{title}: n {metrics['n']}")
+    print(f"  accuracy   {metrics['accuracy']:.4f}  (95% interval {low:.4f} to {high:.4f})")
+    for key in ("precision", "recall", "f1", "roc_auc", "loss", "ece", "brier"):
+        if key in metrics:
+            print(f"  {key:9}  {metrics[key]:.4f}")
+    (true_negative, false_positive), (false_negative, true_positive) = metrics["confusion_matrix"]
+    print(f"  said       Negative  Positive\n  is Negative {true_negative:8}  {false_positive:8}")
+    print(f"  is Positive {false_negative:8}  {true_positive:8}")
+
+
+def calibrate(directory: Path, held_logits: np.ndarray, held: Part, logits: np.ndarray, part: Part) -> None:
+    """One temperature for all logits, fitted on validation; what it does to the other part is measured, not fitted."""
+    temperature = fit_temperature(held_logits, held.labels)
+    before, after = classification_metrics(logits, part.labels), classification_metrics(logits / temperature, part.labels)
+    figures = {key: {"before": before[key], "after": after[key]} for key in ("ece", "brier", "loss")}
+    write_json(directory / "calibration.json", {"temperature": temperature, "fitted_on": len(held), "n": len(part)} | figures)
+    print(f"temperature {temperature:.3f}, fitted on {len(held)} validation texts")
+    for key, figure in figures.items():
+        print(f"  {key:9}  {figure['before']:.4f} → {figure['after']:.4f}")
+
+
+def list_errors(logits: np.ndarray, part: Part, count: int) -> None:
+    """Accuracy by length, by negation and by star rating where names tell it; then the most confident mistakes."""
+    right, confidence = logits.argmax(axis=1) == part.labels, softmax(logits).max(axis=1)
+    words = np.array([len(text.split()) for text in part.texts])
+    quartiles = np.searchsorted(np.quantile(words, [0.25, 0.5, 0.75]), words)
+    groups = {f"words, quarter {i + 1} ({words[quartiles == i].min()}-{words[quartiles == i].max()})": quartiles == i
+              for i in range(4) if (quartiles == i).any()}  # fmt: skip
+    negated = np.array([len(NEGATION.findall(text)) for text in part.texts]) >= 3
+    groups |= {"three negations or more": negated, "fewer": ~negated}
+    stars = np.array([int(match[1]) if (match := re.search(r"_(\d+)\.txt$", name)) else 0 for name in part.names])
+    groups |= {f"{rating} stars of 10": stars == rating for rating in np.unique(stars[stars > 0])}
+    for name, members in groups.items():
+        if members.any():
+            low, high = wilson_interval(int(right[members].sum()), int(members.sum()))
+            print(f"  {name:28} accuracy {right[members].mean():.4f} ({low:.4f} to {high:.4f}), n {members.sum()}")
+    print("the most confident mistakes:")
+    wrong = np.flatnonzero(~right)
+    for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:count]:
+        said = "Positive" if logits[i].argmax() else "Negative"
+        print(f"  {part.names[i]}: said {said} {confidence[i]:.3f}: {' '.join(part.texts[i].split())[:90]}")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()
