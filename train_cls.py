@@ -20,7 +20,7 @@ class Arguments(TrainingArguments):
     output_dir: str = flag("runs/cls", "the run directory")
     head_learning_rate: float | None = flag(None, "peak rate of the classifier (default: learning_rate)", low=0.0, high=1.0)
     classifier_head: str = flag("linear", "layers between [CLS] and the logits", choices=("linear", "pre_classifier"))
-    truncation: str = flag("head", "which part of a long text is kept", choices=("head", "tail", "head-tail"))
+    truncation: str = flag("head-tail", "which part of a long text is kept", choices=("head", "tail", "head-tail"))
 
 
 if __name__ == "__main__":  # --help and mistyped flags are answered here, before the seconds that importing torch takes
@@ -34,7 +34,7 @@ from data.batches import epoch_batches, tokenise
 from data.cls import classification_batch, truncate
 from data.sources import Part, check_classes, load, prepare
 from distilbert.metrics import classification_metrics, softmax
-from distilbert.model import DistilBertForSequenceClassification
+from distilbert.model import IGNORED, DistilBertForSequenceClassification
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
 from distilbert.precision import Precision
 from distilbert.predict import predict_logits
@@ -70,6 +70,15 @@ def train(run: Run) -> None:
         sequences[name] = [truncate(ids, args.max_length, args.truncation) for ids in table]
         labels[name] = part.labels
     lengths = np.array([len(ids) for ids in sequences["train"]])
+
+    def make_batch(indices: np.ndarray) -> dict[str, torch.Tensor]:
+        return classification_batch([sequences["train"][i] for i in indices], labels["train"][indices], tokenizer.pad_id)
+
+    def evaluate(name: str) -> tuple[np.ndarray, dict]:
+        with precision.autocast():
+            logits = predict_logits(model, sequences[name], tokenizer.pad_id, args.eval_batch_size)
+        return logits, classification_metrics(logits, labels[name])
+
     run.describe(parts, dropped, lengths, precision)
 
     # model, optimizer, schedule
@@ -97,17 +106,15 @@ def train(run: Run) -> None:
             )
             set_learning_rate(optimizer, factor)
 
-            # forward and backward: each batch counts by its share of the step's examples, so that the sum is exact
-            step_batches = batches[first : first + accumulation]
-            examples = sum(len(indices) for indices in step_batches)
-            step_loss, tokens = 0.0, 0
-            for indices in step_batches:
-                chosen = [sequences["train"][i] for i in indices]
-                batch = precision.to_device(classification_batch(chosen, labels["train"][indices], tokenizer.pad_id))
+            # forward and backward: each batch counts by its share of the step's labels, so that the sum is exact
+            step_batches = [make_batch(indices) for indices in batches[first : first + accumulation]]
+            counts = [int((batch["labels"] != IGNORED).sum()) for batch in step_batches]
+            step_loss = 0.0
+            for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
-                    loss = model.loss(**batch) * (len(indices) / examples)
+                    loss = model.loss(**precision.to_device(batch)) * (count / max(sum(counts), 1))
                 scaler.scale(loss).backward()
-                step_loss, tokens = step_loss + loss.detach(), tokens + sum(map(len, chosen))
+                step_loss = step_loss + loss.detach()
 
             # unscale → clip → step
             scaler.unscale_(optimizer)
@@ -118,15 +125,14 @@ def train(run: Run) -> None:
             optimizer.zero_grad()
             skipped = scaler.get_scale() < scale  # an overflow in fp16: nothing was learnt, so the schedule waits
             epoch_ended = first + accumulation >= len(batches)
-            run.count(step_loss, examples, tokens, skipped, epoch_ended, time.perf_counter() - started)
+            tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
+            run.count(step_loss, sum(counts), tokens, skipped, epoch_ended, time.perf_counter() - started)
 
             ended = progress.step == total_steps
             if progress.step % args.logging_steps == 0 or ended:
                 run.log_training(total_steps, norm, args.learning_rate * factor)
             if run.evaluation_is_due(epoch_ended, ended):
-                with precision.autocast():
-                    logits = predict_logits(model, sequences["validation"], tokenizer.pad_id, args.eval_batch_size)
-                metrics = classification_metrics(logits, labels["validation"])
+                _, metrics = evaluate("validation")
                 if run.log_evaluation(metrics, score=metrics["accuracy"]):
                     best = full_precision(model, optimizer)
             if run.checkpoint_is_due(epoch_ended or ended):
@@ -137,11 +143,9 @@ def train(run: Run) -> None:
 
     # the best epoch again, on texts that nothing was chosen by
     load_weights(model, best)
-    with precision.autocast():
-        logits = predict_logits(model, sequences["test"], tokenizer.pad_id, args.eval_batch_size)
-    metrics = {"validation": progress.best["metrics"], "test": classification_metrics(logits, labels["test"])}
+    logits, metrics = evaluate("test")
     run.finish(model, tokenizer, best, parts, dropped, metrics, precision.peak_memory())
-    show_verdicts(run, parts["test"], logits, metrics["test"])
+    show_verdicts(run, parts["test"], logits, metrics)
 
 
 def show_verdicts(run: Run, test: Part, logits: np.ndarray, metrics: dict) -> None:

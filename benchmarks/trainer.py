@@ -1,6 +1,6 @@
 """The Hugging Face Trainer with train_cls.py's default recipe, data and seed: the peer that accuracies are held against.
 
-    python benchmarks/trainer.py --data aclImdb_v1.tar.gz --train_size 2000 --eval_size 2000 --output results/trainer.json
+python benchmarks/trainer.py --data aclImdb_v1.tar.gz --train_size 2000 --eval_size 2000 --output results/trainer.json
 """
 
 import argparse
@@ -23,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from data.cls import truncate
 from data.sources import load, prepare
 from distilbert.metrics import classification_metrics
 from distilbert.model import DistilBertModel
@@ -51,8 +52,9 @@ def main() -> None:
         model = DistilBertForSequenceClassification.from_pretrained(folder, num_labels=2)
 
         def dataset(name: str) -> list[dict]:
-            encoded = tokenizer(parts[name].texts, truncation=True, max_length=args.max_length)["input_ids"]
-            return [{"input_ids": ids, "labels": int(label)} for ids, label in zip(encoded, parts[name].labels, strict=True)]
+            encoded = [np.array(ids) for ids in tokenizer(parts[name].texts)["input_ids"]]
+            cut = [truncate(ids, args.max_length, args.truncation).tolist() for ids in encoded]
+            return [{"input_ids": ids, "labels": int(label)} for ids, label in zip(cut, parts[name].labels, strict=True)]
 
         trainer = Trainer(
             model=model,

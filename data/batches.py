@@ -1,6 +1,5 @@
 """Ids to batches: the token cache, the order of an epoch, and padding. All order is a pure function of (seed, epoch)."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from distilbert.files import cache_directory, write_atomically
+from distilbert.files import cache_directory, fingerprint, write_atomically
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -50,15 +49,6 @@ def _save(path: Path, array: np.ndarray) -> None:
             np.save(file, array, allow_pickle=False)
 
     write_atomically(path, write)
-
-
-def fingerprint(texts: list[str]) -> str:
-    """A SHA-256 of the texts, in hexadecimal; where one ends and the next begins counts too."""
-    digest = hashlib.sha256()
-    for text in texts:
-        raw = text.encode()
-        digest.update(len(raw).to_bytes(8, "little") + raw)
-    return digest.hexdigest()
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, batching: str = "length") -> list[np.ndarray]:

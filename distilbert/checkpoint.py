@@ -106,6 +106,8 @@ class Pretrained:
         """
         directory = locate(str(model))
         config, tensors = read_checkpoint(directory)
+        if cls.__name__ == "DistilBertModel":
+            tensors = {name.removeprefix("distilbert."): tensor for name, tensor in tensors.items()}
         body = {row.theirs for row in encoder_rows(cls.__name__, config)}
         head = {row.theirs for row in name_map(cls.__name__, config)} - body
         found = head & tensors.keys()

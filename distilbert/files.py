@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -64,6 +64,15 @@ def read_json(path: Path) -> dict:
 def checksum(path: Path, kind: str = "sha256") -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, kind).hexdigest()
+
+
+def fingerprint(texts: Iterable[str]) -> str:
+    """A SHA-256 of the texts, in hexadecimal; where one ends and the next begins counts too."""
+    digest = hashlib.sha256()
+    for text in texts:
+        raw = text.encode()
+        digest.update(len(raw).to_bytes(8, "little") + raw)
+    return digest.hexdigest()
 
 
 def download(url: str, path: Path, **expected: str) -> Path:

@@ -31,6 +31,16 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict:
     return metrics
 
 
+def masked_lm_metrics(loss_sum: float, right: int, n: int) -> dict:
+    """Of n masked tokens in all: mean loss in nats, perplexity = exp(loss), and the share guessed right.
+
+    From sums and counts, because the exponential of a mean of batch means is another number.
+    """
+    loss = ratio(loss_sum, n)
+    perplexity = math.exp(loss) if loss < 700 else math.inf
+    return {"n": n, "loss": loss, "perplexity": perplexity, "masked_accuracy": ratio(right, n)}
+
+
 def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """(C, C) counts; row = what it is, column = what was said, as in scikit-learn."""
     return np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes)

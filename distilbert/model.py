@@ -204,16 +204,20 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
         """Logits of every position: (B, T), (B, T) -> (B, T, V)."""
         return self.head(self.encoder(input_ids, attention_mask), self.encoder.embeddings.words.weight)  # (B, T, V)
 
-    def loss(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> Tensor:
-        """Mean cross-entropy, in nats, over the labels (B, T) that are not -100; zero, not NaN, where there are none.
+    def labelled_logits(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (M, V) of the M positions whose label is not -100, and their labels (M,).
 
         Only a masked position has a label, 15 in 100, so only these rows meet the V·D products of the decoder.
         """
         rows, targets = labelled_rows(labels)  # (B, R)
-        hidden = self.encoder(input_ids, attention_mask, rows)[targets != IGNORED]  # (M, D)
-        logits = self.head(hidden, self.encoder.embeddings.words.weight)  # (M, V)
-        total = F.cross_entropy(at_least_fp32(logits), targets[targets != IGNORED], reduction="sum")
-        return total / max(len(logits), 1)
+        hidden = self.encoder(input_ids, attention_mask, rows)  # (B, R, D)
+        labelled = targets != IGNORED
+        return self.head(hidden[labelled], self.encoder.embeddings.words.weight), targets[labelled]  # (M, V)
+
+    def loss(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> Tensor:
+        """Mean cross-entropy, in nats, over the labels (B, T) that are not -100; zero, not NaN, where there are none."""
+        logits, targets = self.labelled_logits(input_ids, attention_mask, labels)  # (M, V)
+        return F.cross_entropy(at_least_fp32(logits), targets, reduction="sum") / max(len(targets), 1)
 
 
 def labelled_rows(labels: Tensor) -> tuple[Tensor, Tensor]:

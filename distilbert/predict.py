@@ -1,14 +1,20 @@
 """A trained model at work: logits of many texts, verdicts on reviews."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from data.batches import by_length, pad
+from data.mlm import masked_batch
 
+from .cli import flag, parse, user_errors
 from .errors import UserError
+from .model import DistilBertForMaskedLM
+from .tokenizer import Tokenizer
 
 
 @torch.inference_mode()
@@ -22,6 +28,44 @@ def predict_logits(model: nn.Module, sequences: Sequence[np.ndarray], pad_id: in
         logits[indices] = model(ids.to(device), mask.to(device)).float().cpu().numpy()
     model.train(was_training)
     return logits
+
+
+@torch.inference_mode()
+def masked_lm_totals(
+    model: nn.Module, pairs: list[tuple[np.ndarray, np.ndarray]], pad_id: int, batch_size: int = 64
+) -> tuple[float, int, int]:
+    """Over all labels of (ids, labels) pairs: sum of the losses in nats, how many were guessed right, how many there are."""
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    loss_sum, right, count = 0.0, 0, 0
+    for indices in by_length(np.array([len(ids) for ids, _ in pairs]), batch_size):
+        batch = masked_batch([pairs[i] for i in indices], pad_id)
+        logits, targets = model.labelled_logits(**{name: tensor.to(device) for name, tensor in batch.items()})
+        loss_sum += F.cross_entropy(logits.float(), targets, reduction="sum").item()
+        right += int((logits.argmax(dim=1) == targets).sum())
+        count += len(targets)
+    model.train(was_training)
+    return loss_sum, right, count
+
+
+@torch.inference_mode()
+def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list[tuple[str, float]]]:
+    """For each [MASK] of the text, the `top` likeliest pieces with their probabilities.
+
+    Raises `UserError` for a model whose head was never trained, and for a text without [MASK].
+    """
+    if model.head_is_fresh:
+        raise UserError("this model's masked-LM head is untrained: train it first with python train_mlm.py --model …")
+    model.eval()
+    ids = torch.tensor([tokenizer.encode(text, model.config.max_position_embeddings)])
+    masked = (ids[0] == tokenizer.mask_id).nonzero().flatten()
+    if len(masked) == 0:
+        raise UserError(f'--fill {text!r}: no [MASK] in it; write for example "The acting was [MASK]."')
+    probabilities, pieces = model(ids)[0, masked].float().softmax(dim=1).topk(top)
+    return [
+        [(tokenizer.backend.id_to_token(int(piece)), float(p)) for piece, p in zip(*row, strict=True)]
+        for row in zip(pieces, probabilities, strict=True)
+    ]
 
 
 def infer_reviews(reviews: str | list[str], model: nn.Module, tokenizer, batch_size: int = 32, max_length: int = 512):
@@ -47,3 +91,26 @@ def infer_reviews(reviews: str | list[str], model: nn.Module, tokenizer, batch_s
     confidence, classes = probabilities.max(dim=1)
     verdicts = [(int(k), model.config.id2label[int(k)], float(p)) for k, p in zip(classes, confidence, strict=True)]
     return verdicts[0] if isinstance(reviews, str) else verdicts
+
+
+@dataclass(frozen=True)
+class FillArguments:
+    """Guesses the hidden words of a sentence."""
+
+    model: str = flag("runs/mlm", "a run of train_mlm.py, or another masked LM")
+    fill: str = flag("The acting was [MASK].", "a sentence with [MASK] in it")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`python -m distilbert.predict --fill "The acting was [MASK]."`: the five likeliest fillings of each [MASK]."""
+    args = parse(FillArguments, argv)
+    model, tokenizer = DistilBertForMaskedLM.from_pretrained(args.model), Tokenizer.from_pretrained(args.model)
+    for number, guesses in enumerate(fill_mask(args.fill, model, tokenizer), 1):
+        print(f"[MASK] {number} of {args.fill!r}")
+        for piece, probability in guesses:
+            print(f"  {probability:.3f}  {piece}")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()

@@ -29,11 +29,14 @@ from .card import model_card
 from .config import DistilBertConfig
 from .curves import draw_curves
 from .errors import UserError
-from .files import checksum, finite, read_json, write_atomically, write_json, write_text
+from .files import checksum, fingerprint, finite, read_json, write_atomically, write_json, write_text
+from .hub import locate
 from .optim import AdamW
 from .precision import Precision
 from .tokenizer import Tokenizer
 
+WRITTEN = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "log.jsonl", "curves.svg")
+WRITTEN += ("run.json", "README.md", "eval-*.json", "calibration.json")
 MAY_GROW = ("num_train_epochs", "max_steps")
 MAY_DIFFER = (*MAY_GROW, "resume", "overwrite", "output_dir", "logging_steps", "save_steps", "save_minutes")
 
@@ -50,7 +53,7 @@ class Progress:
     log_bytes: int = 0  # how long log.jsonl was
     best: dict = dataclasses.field(default_factory=dict)  # step, score and metrics of the best validation
     loss: float = 0.0  # this and the rest: sums since the last line of the log
-    examples: int = 0
+    labels: int = 0
     tokens: int = 0
     window_seconds: float = 0.0
 
@@ -85,6 +88,8 @@ class Run:
             signal.signal(number, handler)
         if self.bar is not None:
             self.bar.close()
+        if os.listdir(self.directory) == [".lock"]:  # it never came to a run: leave nothing behind
+            shutil.rmtree(self.directory)
         self.lock.close()
 
     def _stop(self, number: int, _frame) -> None:
@@ -103,7 +108,7 @@ class Run:
         return all(was.get(name) == getattr(self.arguments, name) for name in MAY_GROW)
 
     def begin(self) -> dict[str, Tensor] | None:
-        """A fresh start, or the tensors of the checkpoint to go on from; resolves every `auto` in `self.arguments`.
+        """The tensors of the checkpoint to go on from, or None for a fresh start; resolves every `auto`. Changes no file.
 
         Raises `UserError` when the directory holds a run and neither --overwrite nor --resume was given, or when a flag
         differs from the run's that must not.
@@ -119,19 +124,13 @@ class Run:
         if self.arguments.resume and stored.exists():
             self._take_over(read_json(stored))
             tensors = self._load()
+        if self.arguments.resume:
+            at = (
+                f"resuming after step {self.progress.step}" if tensors else f"no checkpoint in {self.directory}: starting fresh"
+            )
+            self.say(at)
         precision = Precision.choose(self.arguments.device, self.arguments.precision)
         self.arguments = dataclasses.replace(self.arguments, device=precision.device, precision=precision.kind)
-        if tensors is None:
-            if self.arguments.resume:
-                self.say(f"no checkpoint in {self.directory}: starting fresh")
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
-            for name in ("log.jsonl", "run.json", "README.md", "curves.svg", "config.json", "model.safetensors"):
-                (self.directory / name).unlink(missing_ok=True)
-        else:
-            self.say(f"resuming after step {self.progress.step}")
-            with open(self.directory / "log.jsonl", "ab") as log:
-                log.truncate(self.progress.log_bytes)
-        write_json(stored, dataclasses.asdict(self.arguments))
         return tensors
 
     def _take_over(self, stored: dict) -> None:
@@ -146,13 +145,26 @@ class Run:
                 raise UserError(f"--resume: --{name} {value} is less than the run's {was}; it may only grow")
 
     def restore(self, model: nn.Module, optimizer: AdamW, scaler, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """Puts a checkpoint's tensors back where `save` took them; returns the best weights so far."""
+        """Puts a checkpoint's tensors back where `save` took them; returns the best weights so far.
+
+        From here on the directory is this run's: a former one is cleared away, or the log cut back to the checkpoint.
+        """
+        if tensors is None:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            for pattern in WRITTEN:  # these and no others: the directory may hold files that are not ours
+                for path in self.directory.glob(pattern):
+                    path.unlink()
+        else:
+            with open(self.directory / "log.jsonl", "ab") as log:
+                log.truncate(self.progress.log_bytes)
+        write_json(self.checkpoints / "arguments.json", dataclasses.asdict(self.arguments))
+        self.starting_revision = revision(self.arguments.model)  # now: the directory may be another one at the end
         for name, p in model.named_parameters() if tensors else ():
             p.data.copy_(tensors[f"model/{name}"])
             for key in ("exp_avg", "exp_avg_sq", "master"):
                 if f"{key}/{name}" in tensors:
                     optimizer.state[p][key] = tensors[f"{key}/{name}"].to(p.device)
-            if f"exp_avg/{name}" in tensors:
+            if f"step/{name}" in tensors:
                 optimizer.state[p]["step"] = int(tensors[f"step/{name}"])
         if self.scaler_state:
             scaler.load_state_dict(self.scaler_state)
@@ -160,39 +172,51 @@ class Run:
         return {name[5:]: tensor for name, tensor in (tensors or {}).items() if name.startswith("best/")}
 
     def describe(self, parts: dict, dropped: int, lengths: np.ndarray, precision: Precision) -> None:
-        """Says what is about to be trained on, and keeps it for the record."""
+        """Says what is about to be trained on."""
         sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
         self.say(f"{self.arguments.data}: {sizes}; {dropped} dropped that also stand in validation or test")
         self.say(f"{lengths.mean():.0f} tokens a text on average, {precision.kind} on {precision.device}")
 
     # ---- along the way
 
-    def count(self, loss: Tensor, examples: int, tokens: int, skipped: bool, epoch_ended: bool, seconds: float) -> None:
-        """One optimizer step more. `loss` is its mean; it stays on the device until a line of the log needs it."""
+    def count(self, loss: Tensor, labels: int, tokens: int, skipped: bool, epoch_ended: bool, seconds: float) -> None:
+        """One optimizer step more. `loss` is its mean over `labels`; it stays on the device until the log needs it."""
         p = self.progress
         p.step, p.skipped, p.steps_in_epoch = p.step + 1, p.skipped + int(skipped), p.steps_in_epoch + 1
-        p.examples, p.tokens = p.examples + examples, p.tokens + tokens
+        p.labels, p.tokens = p.labels + labels, p.tokens + tokens
         p.seconds, p.window_seconds = p.seconds + seconds, p.window_seconds + seconds
-        self.window_loss = self.window_loss.to(loss.device) + loss.double() * examples
+        self.window_loss = self.window_loss.to(loss.device) + loss.double() * labels
         if epoch_ended:
             p.epoch, p.steps_in_epoch = p.epoch + 1, 0
 
     def log_training(self, total_steps: int, grad_norm: Tensor, learning_rate: float) -> None:
         """A line for the steps since the last one."""
         p, rate = self.progress, self.progress.tokens / max(self.progress.window_seconds, 1e-9)
-        loss = float(self.window_loss) / p.examples
+        loss = self._mean_loss()
         values = {"step": p.step, "epoch": p.epoch, "loss": loss, "learning_rate": learning_rate, "grad_norm": float(grad_norm)}
         self._append(values | {"tokens": p.tokens, "seconds": round(p.window_seconds, 3)})
         self._show(total_steps, f"loss {loss:.4f}  rate {learning_rate:.1e}  {rate:,.0f} tokens/s")
-        p.loss, p.examples, p.tokens, p.window_seconds = 0.0, 0, 0, 0.0
+        p.loss, p.labels, p.tokens, p.window_seconds = 0.0, 0, 0, 0.0
         self.window_loss = torch.zeros_like(self.window_loss)
+
+    def _mean_loss(self) -> float:
+        """Since the last line of the log. Raises `UserError` when it is no number: nothing after it could be trusted."""
+        loss = float(self.window_loss) / max(self.progress.labels, 1)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss became {loss} at or shortly before step {self.progress.step}; checkpoints before it are kept. "
+                "Try again with a smaller --learning_rate, or --precision fp32"
+            )
+        return loss
 
     def log_evaluation(self, metrics: dict, score: float) -> bool:
         """A line for a validation; True when its score is the best so far. NaN is never best."""
         p = self.progress
         self._append({"step": p.step, "epoch": p.epoch} | {f"eval_{key}": value for key, value in metrics.items()})
-        figures = "  ".join(f"{key} {metrics[key]:.4f}" for key in ("loss", "accuracy", "f1", "perplexity") if key in metrics)
-        better = not math.isnan(score) and (not p.best or score > p.best["score"])
+        figures = "  ".join(
+            f"{key} {metrics[key]:.4f}" for key in ("loss", "accuracy", "f1", "perplexity", "masked_accuracy") if key in metrics
+        )
+        better = math.isfinite(score) and math.isfinite(metrics["loss"]) and (not p.best or score > p.best["score"])
         if better:
             p.best = {"step": p.step, "score": score, "metrics": metrics}
         self.say(f"step {p.step}, epoch {p.epoch}: validation {figures}{'  (best so far)' if better else ''}")
@@ -232,6 +256,7 @@ class Run:
 
     def save(self, model: nn.Module, optimizer: AdamW, scaler, best: dict[str, Tensor]) -> None:
         """Writes checkpoint/step-N/ under a temporary name, renames it, and removes all but the last two."""
+        self._mean_loss()  # never a checkpoint of something that is no number any more
         self.progress.loss = float(self.window_loss)
         tensors = {f"best/{name}": tensor for name, tensor in best.items()}
         for name, p in model.named_parameters():
@@ -277,25 +302,39 @@ class Run:
 
     # ---- end
 
-    def finish(self, model, tokenizer: Tokenizer, weights: dict, parts: dict, dropped: int, metrics: dict, memory: int) -> None:
-        """Writes the model, curves, card and, last of all, run.json: its presence means a finished run."""
+    def finish(self, model, tokenizer: Tokenizer, weights: dict, parts: dict, dropped: int, test: dict, memory: int) -> None:
+        """Writes the model, curves, card and, last of all, run.json: its presence means a finished run.
+
+        `test`: metrics of the test part; those of validation are the best ones that were logged.
+        """
         model.save_pretrained(self.directory, weights)
-        model.head_is_fresh = False
         tokenizer.save_pretrained(self.directory, model.config.max_position_embeddings)
         draw_curves([self.directory], self.directory / "curves.svg")
         record = {
             "arguments": _without_paths(dataclasses.asdict(self.arguments)),
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "safetensors", "numpy")},
             "machine": machine(),
-            "revision": checksum(self.directory / "model.safetensors"),
-            "data": {name: len(part) for name, part in parts.items()} | {"dropped_duplicates": dropped},
+            "revision": self.starting_revision,
+            "data": {name: len(part) for name, part in parts.items()}
+            | {
+                "dropped_duplicates": dropped,
+                "fingerprint": fingerprint(text for part in parts.values() for text in part.texts),
+            },
             "best_step": self.progress.best["step"],
-            "metrics": metrics,
+            "metrics": {"validation": self.progress.best["metrics"], "test": test},
             "seconds": round(self.progress.seconds, 1),
             "peak_memory_bytes": memory,
         }
         write_text(self.directory / "README.md", model_card(record, type(model).__name__))
         write_json(self.directory / "run.json", record)
+
+
+def revision(model: str) -> str:
+    """What the starting weights were, beyond their name: the SHA-256 of their file."""
+    if model in ("scratch", "scratch-tiny"):
+        return "random"
+    file = locate(model) / "model.safetensors"
+    return f"sha256:{checksum(file)}" if file.exists() else "sharded"
 
 
 def starting_point(model_class, args, texts: list[str], **changes):

@@ -73,6 +73,15 @@ class Tokenizer:
     def __len__(self) -> int:
         return self.backend.get_vocab_size()
 
+    @property
+    def special_ids(self) -> list[int]:
+        return [self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id]
+
+    @property
+    def continues(self) -> list[bool]:
+        """For each id, whether its piece continues a word ("##ing")."""
+        return [(self.backend.id_to_token(i) or "").startswith("##") for i in range(len(self))]
+
     def encode(self, text: str, max_length: int | None = 512) -> list[int]:
         """Ids with [CLS] in front and [SEP] at the end; the middle is cut so that at most max_length remain."""
         return self.encode_batch([text], max_length)[0]

@@ -1,0 +1,163 @@
+"""Adapts an encoder to a domain by masked language modelling: python train_mlm.py [--help]
+
+Its twin is train_cls.py: the same skeleton in the same order, so that their diff shows what the two jobs do not share.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+from distilbert.arguments import MASKED_LM_PRESETS as PRESETS
+from distilbert.arguments import TrainingArguments
+from distilbert.cli import flag, parse, user_errors
+
+
+@dataclass(frozen=True)
+class Arguments(TrainingArguments):
+    """Adapts an encoder to the texts it will work on, by guessing their hidden words."""
+
+    preset: str = flag("", "a published recipe; explicit flags win over it", choices=tuple(PRESETS))
+    output_dir: str = flag("runs/mlm", "the run directory")
+    learning_rate: float = flag(2e-4, "peak rate of AdamW", low=0.0, high=1.0)
+    dropout: float | None = flag(0.0, "of embeddings, attention and feed-forward", low=0.0, high=0.9)
+    mlm_probability: float = flag(0.15, "share of the tokens to be guessed", low=0.001, high=0.999)
+    whole_word_masking: bool = flag(False, "hide all pieces of a word together")
+    pack: bool = flag(False, "join all texts and cut them every max_length tokens, as transformers' examples do")
+    corpus: str = flag("all", "which texts: unlabelled and training ones, or unlabelled alone", choices=("all", "unsup"))
+
+
+if __name__ == "__main__":  # --help and mistyped flags are answered here, before the seconds that importing torch takes
+    with user_errors():
+        parse(Arguments, presets=PRESETS)
+
+import numpy as np
+import torch
+
+from data.batches import epoch_batches, tokenise
+from data.mlm import corpus_parts, mask_tokens, masked_batch, packed, windows
+from data.sources import load, prepare
+from distilbert.metrics import masked_lm_metrics
+from distilbert.model import IGNORED, DistilBertForMaskedLM
+from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
+from distilbert.precision import Precision
+from distilbert.predict import masked_lm_totals
+from distilbert.run import Run, full_precision, load_weights, starting_point, step_seed
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(Arguments, argv, PRESETS)
+    with Run(arguments, "train_mlm.py") as run:
+        if run.finished():
+            run.say(f"{run.directory} holds a finished run; nothing is left to do")
+        else:
+            train(run)
+
+
+def train(run: Run) -> None:
+    checkpoint = run.begin()
+    args, progress = run.arguments, run.progress
+    precision = Precision.choose(args.device, args.precision)
+    torch.manual_seed(args.seed)
+
+    # text → parts → ids
+    parts = load(args.data, args.split, args.keep_breaks)
+    parts, dropped = prepare(parts, args.keep_duplicates, None, args.eval_size, args.seed)
+    parts = corpus_parts(parts, args.corpus, args.train_size, args.seed, args.data)
+    model, tokenizer = starting_point(DistilBertForMaskedLM, args, parts["train"].texts)
+    identity = tokenizer.backend.to_str()
+    sequences = {}
+    for name, part in parts.items():
+        table = tokenise(part.texts, tokenizer.encode_batch, identity)
+        sequences[name] = packed(table, args.max_length) if args.pack else windows(table, args.max_length)
+    lengths = np.array([len(ids) for ids in sequences["train"]])
+    continues = tokenizer.continues if args.whole_word_masking else None
+
+    def mask(name: str, index: int, *seed: int) -> tuple[np.ndarray, np.ndarray]:
+        vocabulary = (len(tokenizer), tokenizer.mask_id, tokenizer.special_ids)
+        return mask_tokens(sequences[name][index], (*seed, index), *vocabulary, args.mlm_probability, continues)
+
+    def make_batch(indices: np.ndarray) -> dict[str, torch.Tensor]:
+        return masked_batch([mask("train", i, args.seed, progress.epoch) for i in indices], tokenizer.pad_id)
+
+    def evaluate(name: str) -> dict:  # the same masks at every call and for every seed, so that losses compare
+        with precision.autocast():
+            pairs = [mask(name, i, 0) for i in range(len(sequences[name]))]
+            return masked_lm_metrics(*masked_lm_totals(model, pairs, tokenizer.pad_id, args.eval_batch_size))
+
+    run.describe(parts, dropped, lengths, precision)
+
+    # model, optimizer, schedule
+    model.to(precision.device)
+    groups = parameter_groups(model, args.learning_rate, args.weight_decay, None, args.decay_all, args.layer_decay)
+    optimizer = AdamW(groups, master_weights=precision.weights != torch.float32)
+    model.to(precision.weights)  # rounds what the optimizer keeps whole
+    scaler = precision.scaler()
+    best = run.restore(model, optimizer, scaler, checkpoint)
+    accumulation = args.gradient_accumulation_steps
+    steps_per_epoch = math.ceil(math.ceil(len(lengths) / args.batch_size) / accumulation)
+    total_steps = args.max_steps or steps_per_epoch * args.num_train_epochs
+    warmup_steps = math.ceil(total_steps * args.warmup_ratio)
+
+    if progress.step == 0:
+        run.log_evaluation(evaluate("validation"), score=math.nan)  # what adaptation starts from; never the best
+    model.train()
+    while progress.step < total_steps:
+        batches = epoch_batches(lengths, args.batch_size, args.seed, progress.epoch, args.batching)
+        for first in range(progress.steps_in_epoch * accumulation, len(batches), accumulation):
+            started = time.perf_counter()
+            torch.manual_seed(step_seed(args.seed, progress.step))  # dropout depends on the step alone
+            factor = learning_rate_factor(
+                progress.step - progress.skipped, total_steps, warmup_steps, args.lr_scheduler_type, args.min_lr_ratio
+            )
+            set_learning_rate(optimizer, factor)
+
+            # forward and backward: each batch counts by its share of the step's labels, so that the sum is exact
+            step_batches = [make_batch(indices) for indices in batches[first : first + accumulation]]
+            counts = [int((batch["labels"] != IGNORED).sum()) for batch in step_batches]
+            step_loss = 0.0
+            for batch, count in zip(step_batches, counts, strict=True):
+                with precision.autocast():
+                    loss = model.loss(**precision.to_device(batch)) * (count / max(sum(counts), 1))
+                scaler.scale(loss).backward()
+                step_loss = step_loss + loss.detach()
+
+            # unscale → clip → step
+            scaler.unscale_(optimizer)
+            norm = clip_grad_norm_(model.parameters(), args.max_grad_norm)
+            scale = scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            skipped = scaler.get_scale() < scale  # an overflow in fp16: nothing was learnt, so the schedule waits
+            epoch_ended = first + accumulation >= len(batches)
+            tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
+            run.count(step_loss, sum(counts), tokens, skipped, epoch_ended, time.perf_counter() - started)
+
+            ended = progress.step == total_steps
+            if progress.step % args.logging_steps == 0 or ended:
+                run.log_training(total_steps, norm, args.learning_rate * factor)
+            if run.evaluation_is_due(epoch_ended, ended):
+                metrics = evaluate("validation")
+                if run.log_evaluation(metrics, score=-metrics["loss"]):
+                    best = full_precision(model, optimizer)
+            if run.checkpoint_is_due(epoch_ended or ended):
+                run.save(model, optimizer, scaler, best)
+            run.exit_if_stopped()
+            if ended:
+                break
+
+    # the best epoch again, on texts that nothing was chosen by
+    load_weights(model, best)
+    metrics = evaluate("test")
+    run.finish(model, tokenizer, best, parts, dropped, metrics, precision.peak_memory())
+    run.say(
+        f"\ntest perplexity {metrics['perplexity']:.2f}, {metrics['masked_accuracy']:.1%} of {metrics['n']} masked tokens "
+        f"guessed; best validation: step {progress.best['step']}\n\nThe model is in {run.directory}. Try it:\n"
+        f'python -m distilbert.predict --model {run.directory} --fill "The acting was [MASK]."\n'
+        f"python train_cls.py --model {run.directory}"
+    )
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()
