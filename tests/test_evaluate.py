@@ -1,0 +1,293 @@
+"""evaluate.py: the run's own figures again, other data, calibration, errors, single texts."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import write_toy_corpus
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+import evaluate
+from data.sources import load
+from distilbert import DistilBertForSequenceClassification, DistilBertModel, Tokenizer, infer_reviews
+from distilbert.errors import UserError
+from distilbert.metrics import fit_temperature
+from distilbert.predict import predict_logits
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(finished.directory, tmp_path / "run"))
+
+
+@pytest.fixture
+def other(tmp_path) -> Path:
+    """Eleven texts that no run has seen, with three labels wrong on purpose."""
+    path = write_toy_corpus(tmp_path / "other.films.jsonl", count=11, seed=5)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for i in (1, 4, 8):
+        rows[i]["label"] = 1 - rows[i]["label"]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture
+def judged(monkeypatch) -> list[np.ndarray]:
+    """The logits of each part that evaluate.py judges, in order."""
+    seen = []
+    monkeypatch.setattr(evaluate, "predict_logits", lambda *args: seen.append(predict_logits(*args)) or seen[-1])
+    return seen
+
+
+def measure(run: Path, *flags) -> dict:
+    """Runs evaluate.py and returns what it wrote about the data."""
+    evaluate.main(["--model", str(run), "--precision", "fp32", *map(str, flags)])
+    (path,) = run.glob("eval-*.json")
+    return json.loads(path.read_text())
+
+
+def test_the_runs_own_logits_and_figures_come_out_again(finished, run, judged, capsys):
+    found = measure(run)
+    np.testing.assert_allclose(judged[0], finished.test_logits, rtol=0, atol=1e-5)
+    recorded = json.loads((run / "run.json").read_text())["metrics"]["test"]
+    for name, value in recorded.items():
+        exact = name in ("n", "confusion_matrix")
+        assert found[name] == (value if exact else pytest.approx(value, abs=1e-5)), name
+    assert (run / "eval-toy.json").exists() and (found["data"], found["part"], found["max_length"]) == ("toy", "test", 48)
+    said = capsys.readouterr().out
+    assert f"accuracy   {recorded['accuracy']:.4f}" in said and f"roc_auc    {recorded['roc_auc']:.4f}" in said
+
+
+def test_what_evaluation_writes_names_no_path(run):
+    measure(run)
+    text = (run / "eval-toy.json").read_text()
+    assert "private-folder" not in text and str(run.parent) not in text
+
+
+def test_without_calibrate_nothing_but_the_figures_is_written(run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    measure(run)
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert after.keys() - before.keys() == {run / "eval-toy.json"} and after.items() >= before.items()
+
+
+def test_each_part_of_the_runs_data_can_be_measured(run):
+    assert [measure(run, "--part", part)["n"] for part in ("train", "validation", "test")] == [128, 16, 16]
+    assert measure(run, "--part", "train", "--eval_size", 9)["n"] == 128 and measure(run, "--eval_size", 9)["n"] == 9
+
+
+def test_another_file_without_parts_is_measured_whole(run, other):
+    found = measure(run, "--data", other)
+    assert (run / "eval-other.json").exists() and found["n"] == 11
+    assert np.trace(found["confusion_matrix"]) == 8 == round(found["accuracy"] * 11)
+
+
+def test_the_dev_set_of_sst2_is_measured_whole(run, other):
+    rows = [json.loads(line) for line in other.read_text().splitlines()]
+    path = other.with_name("dev.tsv")
+    path.write_text("sentence\tlabel\n" + "".join(f"{row['text']}\t{row['label']}\n" for row in rows))
+    found = measure(run, "--data", path)
+    assert found["n"] == 11 and np.trace(found["confusion_matrix"]) == 8
+
+
+@pytest.mark.xfail(
+    strict=True, reason="paths are compared as text: ./toy.jsonl is taken for other data, training texts and all"
+)
+def test_the_runs_own_file_under_another_spelling_is_still_cut_into_parts(run, corpus):
+    assert measure(run, "--data", corpus.parent / ".." / corpus.parent.name / corpus.name)["n"] == 16
+
+
+def test_length_and_truncation_are_the_runs_unless_given(run, judged, tmp_path):
+    rows = [{"text": "dull " * 60 + "lovely " * 60, "label": i % 2} for i in range(4)]
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = json.loads((run / "run.json").read_text())["arguments"]["truncation"]
+    for flags in ((), ("--truncation", own), ("--truncation", "head"), ("--truncation", "tail"), ("--max_length", 122)):
+        measure(run, "--data", tmp_path / "long.jsonl", *flags)
+    default, same, head, tail, whole = (float(logits[0, 1] - logits[0, 0]) for logits in judged)
+    assert default == same and len({head, tail, whole}) == 3
+    assert head < -1 and tail > 1  # dull 46 times, lovely 46 times
+
+
+def test_a_model_that_transformers_wrote_is_measured_with_its_own_logits(finished, other, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 200, "dim": 12, "hidden_dim": 20, "n_layers": 1, "n_heads": 3, "max_position_embeddings": 40}
+    theirs = transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(**sizes)).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(finished.directory)
+    tokenizer.save_pretrained(tmp_path / "theirs")
+    found = measure(tmp_path / "theirs", "--data", other)
+    rows = [json.loads(line) for line in other.read_text().splitlines()]
+    labels = [row["label"] for row in rows]
+    with torch.inference_mode():
+        batch = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+        scores = theirs(**batch).logits.softmax(dim=1).numpy()
+    assert found["accuracy"] == pytest.approx(accuracy_score(labels, scores.argmax(1)))
+    assert found["f1"] == pytest.approx(f1_score(labels, scores.argmax(1)))
+    assert found["roc_auc"] == pytest.approx(roc_auc_score(labels, scores[:, 1]))
+    assert found["max_length"] == 40  # its positions
+
+
+def test_a_text_is_judged_as_infer_reviews_does_and_nothing_is_written(run, capsys):
+    before = sorted(run.rglob("*"))
+    for text in ("a lovely warm film", "this dull and boring plot"):
+        evaluate.main(["--model", str(run), "--precision", "fp32", "--text", text])
+        _, label, confidence = infer_reviews(
+            text, DistilBertForSequenceClassification.from_pretrained(run), Tokenizer.from_pretrained(run)
+        )
+        assert capsys.readouterr().out == f"{label} {confidence:.3f}  {text}\n"
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.xfail(strict=True, reason="--text goes through infer_reviews, which cuts at the head whatever --truncation says")
+def test_a_long_text_is_cut_as_the_flag_says(run, capsys):
+    verdicts = []
+    for truncation in ("head", "tail"):
+        evaluate.main(["--model", str(run), "--truncation", truncation, "--text", "dull " * 60 + "lovely " * 60])
+        verdicts.append(capsys.readouterr().out.split()[0])
+    assert verdicts == ["Negative", "Positive"]
+
+
+def test_calibration_is_fitted_on_validation_and_leaves_the_accuracy(run, judged, corpus, capsys):
+    plain = measure(run)
+    judged.clear()
+    assert measure(run, "--calibrate") == plain
+    test, held = judged
+    found = json.loads((run / "calibration.json").read_text())
+    parts = load(str(corpus))
+    assert found["temperature"] == pytest.approx(fit_temperature(held, parts["validation"].labels), rel=1e-9)
+    assert found["temperature"] != pytest.approx(fit_temperature(test, parts["test"].labels), rel=1e-6)
+    assert (found["fitted_on"], found["n"]) == (16, 16)
+    assert found["loss"]["before"] == plain["loss"] and found["ece"]["before"] == plain["ece"]
+    assert ((test / found["temperature"]).argmax(axis=1) == test.argmax(axis=1)).all()
+    assert f"temperature {found['temperature']:.3f}" in capsys.readouterr().out
+
+
+def test_calibration_makes_an_overconfident_model_honest(run, monkeypatch, corpus):
+    parts, order = load(str(corpus)), iter(["test", "validation"])
+
+    def sure_of_all_and_right_in_three_of_four(*_):
+        labels = parts[next(order)].labels
+        said = np.where(np.arange(len(labels)) % 4 == 0, 1 - labels, labels)
+        return 10 * np.eye(2, dtype=np.float32)[said]
+
+    monkeypatch.setattr(evaluate, "predict_logits", sure_of_all_and_right_in_three_of_four)
+    measure(run, "--calibrate")
+    found = json.loads((run / "calibration.json").read_text())
+    assert found["ece"]["before"] == pytest.approx(0.25, abs=1e-4) and found["ece"]["after"] < 1e-6
+    assert found["loss"]["after"] < found["loss"]["before"] and found["brier"]["after"] < found["brier"]["before"]
+    assert found["temperature"] == pytest.approx(10 / np.log(3), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_errors_are_the_most_confident_mistakes_by_name(run, other, judged, capsys, count):
+    measure(run, "--data", other, "--errors", count)
+    said = capsys.readouterr().out
+    listed = re.findall(
+        r"^  line (\d+): said (\w+) (0\.\d+): (.*)$", said.split("the most confident mistakes:")[1], re.MULTILINE
+    )
+    assert len(listed) == min(count, 3) and {number for number, *_ in listed} <= {"2", "5", "9"}
+    confidences = [float(confidence) for *_, confidence, _ in listed]
+    assert confidences == sorted(confidences, reverse=True)
+    rows = [json.loads(line) for line in other.read_text().splitlines()]
+    for number, verdict, _, text in listed:
+        row = rows[int(number) - 1]
+        assert verdict == ("Negative", "Positive")[1 - row["label"]] and row["text"].startswith(text)
+
+
+def test_errors_come_with_the_accuracy_of_each_kind_of_text(run, tmp_path, capsys):
+    rows = [{"text": f"not a film, never {'this ' * i}dull and no scene", "label": i % 2} for i in range(12)]
+    rows += [{"text": f"a lovely film {'this ' * i}", "label": 1} for i in range(4)]
+    (tmp_path / "kinds.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    measure(run, "--data", tmp_path / "kinds.jsonl", "--errors", 1)
+    said = capsys.readouterr().out
+    sizes = [int(n) for n in re.findall(r"words, quarter \d .* n (\d+)$", said, re.MULTILINE)]
+    assert len(sizes) == 4 and sum(sizes) == 16
+    assert re.search(r"three negations or more .* n 12$", said, re.MULTILINE) and re.search(
+        r"fewer .* n 4$", said, re.MULTILINE
+    )
+
+
+def test_errors_of_imdb_are_told_apart_by_stars(run, tmp_path, capsys):
+    for part in ("train", "test"):
+        for i in range(30):
+            folder = tmp_path / "aclImdb" / part / ("pos" if i % 2 else "neg")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{i}_{8 + i % 3 if i % 2 else 1 + i % 4}.txt").write_text(
+                f"{'lovely' if i % 2 else 'dull'} film {i} {part}"
+            )
+    measure(run, "--data", tmp_path / "aclImdb", "--errors", 1)
+    said = capsys.readouterr().out
+    assert [int(stars) for stars in re.findall(r"(\d+) stars of 10", said)] == [1, 3, 8, 9, 10]
+
+
+# ---- what is refused
+
+
+def refused(match: str, *flags) -> None:
+    with pytest.raises(UserError, match=match):
+        evaluate.main(list(map(str, flags)))
+
+
+def test_an_untrained_head_is_refused_and_nothing_is_written(run, tmp_path):
+    model = DistilBertForSequenceClassification.from_pretrained(run)
+    bare = DistilBertModel(model.config)
+    bare.save_pretrained(tmp_path / "bare")
+    Tokenizer.from_pretrained(run).save_pretrained(tmp_path / "bare", 512)
+    for flags in ((), ("--text", "lovely"), ("--calibrate",)):
+        refused("no trained classifier.*train_cls.py --model", "--model", tmp_path / "bare", *flags)
+    assert not [*(tmp_path / "bare").glob("eval-*"), *(tmp_path / "bare").glob("calibration.json")]
+
+
+def test_a_model_of_three_classes_is_refused(run, tmp_path):
+    config = DistilBertForSequenceClassification.from_pretrained(run).config
+    labels = {0: "against", 1: "neutral", 2: "for"}
+    three = DistilBertForSequenceClassification(config.replace(classifier_head="pre_classifier", id2label=labels))
+    three.save_pretrained(tmp_path / "three")
+    Tokenizer.from_pretrained(run).save_pretrained(tmp_path / "three", 512)
+    refused("3 classes.*Negative and Positive", "--model", tmp_path / "three")
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--max_length", 513], "--max_length 513 .*512 positions"),
+        (["--max_length", 2], "--max_length.*out of range"),
+        (["--part", "unlabelled"], "--part"),
+        (["--errors", -1], "--errors"),
+        (["--data", "nowhere.jsonl"], "--data nowhere.jsonl: no such file"),
+        (["--model", "nowhere"], "--model nowhere: no such directory"),
+        (["--learning_rate", 1], "--learning_rate"),
+    ],
+    ids=str,
+)
+def test_a_wrong_flag_is_refused_by_name(run, flags, match):
+    refused(match, "--model", run, *flags)
+
+
+def test_data_without_a_validation_part_is_refused_for_calibration(run, other):
+    refused(r"other\.films\.jsonl: has no validation part", "--model", run, "--data", other, "--calibrate")
+    assert not (run / "calibration.json").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="evaluate.py does not compare the sizes, so an embedding is indexed out of range")
+def test_a_tokenizer_with_more_pieces_than_the_model_is_refused(run, other):
+    Tokenizer.from_texts([other.read_text(), *map(str, range(1000, 1300))]).save_pretrained(run, 512)
+    refused("tokenizer", "--model", run, "--data", other)
+
+
+def test_as_a_program_it_judges_a_text_and_answers_a_wrong_flag_in_two_lines(run):
+    command = [sys.executable, "evaluate.py", "--model", str(run)]
+    program = subprocess.run([*command, "--text", "a lovely film"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert program.returncode == 0 and re.fullmatch(r"Positive 0\.\d{3}  a lovely film\n", program.stdout)
+    program = subprocess.run([*command, "--txet", "a"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert program.returncode == 2 and "--txet" in program.stderr and len(program.stderr.splitlines()) <= 3

@@ -1,0 +1,162 @@
+"""Which device and number format a run gets, and what the loss scaler does with an overflow."""
+
+import pytest
+import torch
+from torch import nn
+
+from distilbert.errors import UserError
+from distilbert.optim import AdamW
+from distilbert.precision import Precision, fast_bf16
+
+
+def machine(monkeypatch, cuda=False, mps=False, amx=False, avx512_bf16=False, capability=(8, 0)):
+    """Lets torch say that this machine has just these things."""
+    for owner, name, value in (
+        (torch.cuda, "is_available", cuda),
+        (torch.cuda, "get_device_capability", capability),
+        (torch.backends.mps, "is_available", mps),
+        (torch.cpu, "_is_amx_tile_supported", amx),
+        (torch.cpu, "_is_avx512_bf16_supported", avx512_bf16),
+    ):
+        monkeypatch.setattr(owner, name, lambda value=value: value)
+
+
+def fp16_run():
+    """An fp16 step on the CPU as the scripts make it, on five rows of `size`: (model, optimizer, scaler, step)."""
+    precision = Precision.choose("cpu", "fp16")
+    model = nn.Linear(3, 2)
+    with torch.no_grad():  # numbers that fp16 holds exactly; on a row of ones they give 0.5 and -0.25
+        model.weight.copy_(torch.tensor([[0.125, 0.25, 0.125], [-0.125, -0.25, 0.125]]))
+        model.bias.zero_()
+    optimizer, scaler = AdamW(model.parameters(), lr=0.01), precision.scaler()
+
+    def step(size):
+        with precision.autocast():
+            out = model(torch.full((5, 3), size))
+        scaler.scale(out.float().square().mean()).backward()
+        scaler.unscale_(optimizer)
+        gradient = model.weight.grad.clone()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        return out, gradient
+
+    return model, optimizer, scaler, step
+
+
+def snapshot(model, optimizer):
+    """All numbers of parameters and optimizer, in one list."""
+    state = [value for p in model.parameters() for value in optimizer.state[p].values()]
+    return [torch.as_tensor(value).tolist() for value in [*model.parameters(), *state]]
+
+
+# ---- choosing
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        ({}, ("cpu", "fp32")),
+        ({"amx": True}, ("cpu", "bf16")),
+        ({"avx512_bf16": True}, ("cpu", "bf16")),
+        ({"mps": True, "amx": True}, ("mps", "fp32")),
+        ({"cuda": True}, ("cuda", "bf16")),
+        ({"cuda": True, "mps": True, "capability": (9, 0)}, ("cuda", "bf16")),
+        ({"cuda": True, "amx": True, "capability": (7, 5)}, ("cuda", "fp32")),
+    ],
+)
+def test_auto_takes_the_fastest_device_and_bf16_only_where_it_is_in_hardware(monkeypatch, has, expected):
+    machine(monkeypatch, **has)
+    chosen = Precision.choose("auto", "auto")
+    assert (chosen.device, chosen.kind) == expected
+    assert Precision.choose() == chosen
+
+
+def test_a_cpu_gets_its_own_format_on_a_machine_with_a_gpu_too(monkeypatch):
+    machine(monkeypatch, cuda=True, amx=False)
+    assert Precision.choose("cpu", "auto") == Precision("cpu", "fp32")
+    assert fast_bf16("cuda") and not fast_bf16("cpu") and not fast_bf16("mps")
+
+
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "fp16"])
+def test_an_explicit_format_is_taken_at_its_word(monkeypatch, kind, amx):
+    machine(monkeypatch, amx=amx)
+    assert Precision.choose("cpu", kind) == Precision("cpu", kind)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "tpu"])
+def test_a_device_that_is_not_there_is_a_user_error_that_names_the_flag(monkeypatch, device):
+    machine(monkeypatch)
+    with pytest.raises(UserError, match=f"^--device {device}: .*--device auto"):
+        Precision.choose(device, "auto")
+
+
+def test_torch_can_be_asked_what_this_processor_has():
+    assert fast_bf16("cpu") in (True, False)
+
+
+# ---- formats
+
+
+def test_only_bf16_has_working_weights_in_another_format():
+    formats = {kind: Precision("cpu", kind).weights for kind in ("fp32", "bf16", "fp16")}
+    assert formats == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float32}
+
+
+def test_only_fp16_casts_in_the_forward_pass_and_scales_its_loss():
+    layer, x = nn.Linear(3, 2), torch.ones(1, 3)
+    for kind, dtype in (("fp32", torch.float32), ("bf16", torch.float32), ("fp16", torch.float16)):
+        precision = Precision("cpu", kind)
+        with precision.autocast():
+            assert layer(x).dtype == dtype
+        scaler, loss = precision.scaler(), torch.tensor(3.0)
+        assert scaler.is_enabled() == (kind == "fp16")
+        assert scaler.scale(loss).item() == 3.0 * scaler.get_scale()
+        assert (scaler.get_scale() == 1.0) == (kind != "fp16")
+
+
+def test_a_batch_arrives_with_all_its_tensors_unchanged():
+    batch = {"input_ids": torch.arange(6).view(2, 3), "labels": torch.tensor([1, 0])}
+    moved = Precision("cpu", "fp32").to_device(batch)
+    assert list(moved) == list(batch)
+    assert all(torch.equal(moved[name], tensor) for name, tensor in batch.items())
+
+
+def test_peak_memory_is_in_bytes():
+    held = torch.ones(20_000_000)
+    assert held.nbytes < Precision("cpu", "fp32").peak_memory() < 2**40
+
+
+# ---- overflow
+
+
+def test_a_finite_fp16_step_has_the_true_gradient_and_moves_everything():
+    model, optimizer, scaler, step = fp16_run()
+    before = snapshot(model, optimizer)
+    out, gradient = step(1.0)
+    assert out.dtype == torch.float16
+    assert gradient.tolist() == [[0.5] * 3, [-0.25] * 3]  # of a mean over ten squares, five rows alike: 5·2·out/10
+    assert snapshot(model, optimizer) != before
+    assert scaler.get_scale() == 65_536.0
+
+
+def test_an_overflow_skips_the_step_leaves_the_optimizer_as_it_was_and_halves_the_scale():
+    model, optimizer, scaler, step = fp16_run()
+    step(1.0)
+    before, scale = snapshot(model, optimizer), scaler.get_scale()
+    out, gradient = step(16.0)  # times 65,536, the gradient is beyond 65,504, the largest number of fp16
+    assert out.isfinite().all() and not gradient.isfinite().all()
+    assert snapshot(model, optimizer) == before
+    assert scaler.get_scale() == scale / 2  # by which the training loop knows that the schedule has to wait
+    step(1.0)
+    assert snapshot(model, optimizer) != before
+    assert [optimizer.state[p]["step"] for p in model.parameters()] == [2, 2]
+
+
+def test_an_overflow_in_the_very_first_step_leaves_the_optimizer_without_state():
+    model, optimizer, _, step = fp16_run()
+    before = snapshot(model, optimizer)
+    step(16.0)
+    assert snapshot(model, optimizer) == before
+    assert not any(optimizer.state[p] for p in model.parameters())

@@ -1,0 +1,190 @@
+"""train_mlm.py from flags to run directory, and what train_cls.py and transformers make of its result."""
+
+import difflib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import TINY, close, imdb_members, write_tar
+from safetensors.torch import load_file
+
+import train_cls
+import train_mlm
+from data.batches import TokenTable
+from data.mlm import IGNORED, mask_tokens, masked_batch
+from distilbert import DistilBertForMaskedLM, Tokenizer
+from distilbert.errors import UserError
+from distilbert.model import at_least_fp32
+from distilbert.predict import fill_mask, masked_lm_totals
+from distilbert.predict import main as predict_main
+from distilbert.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr("distilbert.run.draw_curves", lambda *_: False)
+
+
+@pytest.fixture(scope="module")
+def adapted(corpus, tmp_path_factory) -> Path:
+    """A finished adaptation to the toy corpus."""
+    directory = tmp_path_factory.mktemp("private-folder") / "mlm"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distilbert.run.draw_curves", lambda *_: False)
+        train_mlm.main([*TINY, "--data", str(corpus), "--output_dir", str(directory), "--num_train_epochs", "12"])
+    return directory
+
+
+def log(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_twin_scripts_differ_in_less_than_120_lines():
+    first, second = ((ROOT / name).read_text().splitlines() for name in ("train_cls.py", "train_mlm.py"))
+    assert sum(line[:2] in ("- ", "+ ") for line in difflib.ndiff(first, second)) < 120
+
+
+def test_the_toy_language_is_learnt_and_the_log_says_from_where_to_where(adapted):
+    evaluations = [line for line in log(adapted) if "eval_loss" in line]
+    before, after = evaluations[0], evaluations[-1]
+    assert before["step"] == 0
+    assert after["eval_loss"] < before["eval_loss"] - 0.5
+    assert after["eval_masked_accuracy"] > before["eval_masked_accuracy"]
+    assert math.isclose(after["eval_perplexity"], math.exp(after["eval_loss"]))
+    assert before["eval_n"] == after["eval_n"]  # the same tokens are masked every time
+
+
+def test_validation_masks_do_not_depend_on_the_seed(adapted, corpus, tmp_path):
+    flags = [*TINY, "--data", str(corpus), "--output_dir", str(tmp_path / "other"), "--seed", "7", "--max_steps", "1"]
+    train_mlm.main(flags)
+    assert log(tmp_path / "other")[0]["eval_n"] == log(adapted)[0]["eval_n"]
+
+
+def test_a_run_loads_in_transformers_with_equal_logits_and_fills_masks_there(adapted):
+    ours, tokenizer = DistilBertForMaskedLM.from_pretrained(adapted).eval(), Tokenizer.from_pretrained(adapted)
+    theirs, info = transformers.AutoModelForMaskedLM.from_pretrained(adapted, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    ids = torch.tensor([tokenizer.encode("the film with [MASK] music")])
+    with torch.no_grad():
+        close(ours(ids), theirs.eval()(ids).logits, 1e-5)
+    pipeline = transformers.pipeline("fill-mask", model=str(adapted))
+    guesses = pipeline("the film with [MASK] music", top_k=5)
+    expected = fill_mask("the film with [MASK] music", ours, tokenizer)[0]
+    assert [guess["token_str"] for guess in guesses] == [piece for piece, _ in expected]
+    assert np.allclose([guess["score"] for guess in guesses], [p for _, p in expected], atol=1e-5)
+
+
+def test_the_loss_equals_transformers_on_the_same_masked_batch(adapted):
+    ours = DistilBertForMaskedLM.from_pretrained(adapted).eval()
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(adapted).eval()
+    size = ours.config.vocab_size
+    texts = [np.random.default_rng(i).integers(5, size, length, dtype=np.int32) for i, length in enumerate((31, 20, 7))]
+    pairs = [mask_tokens(ids, (0, 0, i), size, 4, [0, 1, 2, 3, 4], 0.3) for i, ids in enumerate(texts)]
+    batch = masked_batch(pairs, 0)
+    close(ours.loss(**batch), theirs(**batch).loss, 1e-5)
+    loss_sum, _, count = masked_lm_totals(ours, pairs, 0, batch_size=2)
+    assert math.isclose(loss_sum / count, theirs(**batch).loss.item(), rel_tol=1e-5)
+
+
+def test_nothing_of_the_head_is_lost_between_two_adaptations(adapted, corpus, tmp_path, capsys):
+    flags = ["--model", str(adapted), "--data", str(corpus), "--max_length", "48", "--precision", "fp32", "--max_steps", "1"]
+    train_mlm.main([*flags, "--learning_rate", "0", "--output_dir", str(tmp_path / "again")])
+    before, after = (load_file(directory / "model.safetensors") for directory in (adapted, tmp_path / "again"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert "untrained" not in capsys.readouterr().err
+
+
+def test_a_classifier_starts_from_an_adapted_encoder(adapted, corpus, tmp_path, capsys):
+    flags = ["--data", str(corpus), "--max_length", "48", "--precision", "fp32", "--max_steps", "1", "--learning_rate", "0"]
+    train_cls.main([*flags, "--model", str(adapted), "--output_dir", str(tmp_path / "cls")])
+    before, after = (load_file(directory / "model.safetensors") for directory in (adapted, tmp_path / "cls"))
+    encoder = [name for name in before if name.startswith("distilbert.")]
+    assert len(encoder) == len(before) - 5
+    assert all(torch.equal(before[name], after[name]) for name in encoder)
+    assert "vocab" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_resumed_adaptation_ends_as_the_uninterrupted_one(precision, corpus, tmp_path, monkeypatch):
+    flags = [*TINY, "--data", str(corpus), "--train_size", "24", "--batch_size", "8", "--num_train_epochs", "2"]
+    flags += ["--precision", precision, "--dropout", "0.1", "--logging_steps", "2", "--save_steps", "2", "--output_dir"]
+    train_mlm.main([*flags, str(tmp_path / "whole")])
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut(run, *args):
+        save(run, *args)
+        if run.progress.step == 4:  # in the middle of the second epoch
+            raise PowerCut
+
+    save = Run.save
+    monkeypatch.setattr(Run, "save", cut)
+    with pytest.raises(PowerCut):
+        train_mlm.main([*flags, str(tmp_path / "cut")])
+    monkeypatch.setattr(Run, "save", save)
+    train_mlm.main([*flags, str(tmp_path / "cut"), "--resume"])
+    whole, cut_run = tmp_path / "whole", tmp_path / "cut"
+    assert (whole / "model.safetensors").read_bytes() == (cut_run / "model.safetensors").read_bytes()
+    timeless = [[{k: v for k, v in line.items() if k != "seconds"} for line in log(run)] for run in (whole, cut_run)]
+    assert timeless[0] == timeless[1]
+
+
+def test_accumulated_batches_weigh_by_their_labels(corpus, tmp_path):
+    flags = [*TINY, "--data", str(corpus), "--train_size", "24", "--max_steps", "1", "--batching", "random"]
+    flags += ["--learning_rate", "1e-3", "--warmup_ratio", "0", "--eval_size", "2", "--output_dir"]
+    train_mlm.main([*flags, str(tmp_path / "one"), "--batch_size", "24"])
+    train_mlm.main([*flags, str(tmp_path / "many"), "--batch_size", "8", "--gradient_accumulation_steps", "3"])
+    one, many = (log(tmp_path / name)[1] for name in ("one", "many"))
+    assert math.isclose(one["loss"], many["loss"], rel_tol=1e-5)
+    assert math.isclose(one["grad_norm"], many["grad_norm"], rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("flags", [["--pack"], ["--whole_word_masking"], ["--corpus", "all", "--mlm_probability", "0.4"]])
+def test_other_ways_of_making_sequences_train_too(flags, corpus, tmp_path):
+    train_mlm.main([*TINY, "--data", str(corpus), "--max_steps", "2", "--output_dir", str(tmp_path / "run"), *flags])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["metrics"]["test"]["n"] > 0
+
+
+def test_the_preset_starts_on_a_tiny_imdb(tmp_path):
+    data = write_tar(tmp_path / "imdb.tar.gz", imdb_members())
+    flags = ["--preset", "dapt-imdb", "--model", "scratch-tiny", "--data", str(data), "--precision", "fp32", "--max_steps", "2"]
+    train_mlm.main([*flags, "--output_dir", str(tmp_path / "mlm")])
+    stored = json.loads((tmp_path / "mlm" / "checkpoint" / "arguments.json").read_text())
+    assert stored["gradient_accumulation_steps"] == 4 and stored["corpus"] == "unsup" and stored["max_length"] == 512
+
+
+def test_a_text_file_is_enough(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("".join(f"This is sentence {i} of a book.\n" for i in range(40)))
+    train_mlm.main([*TINY, "--data", str(path), "--max_steps", "1", "--output_dir", str(tmp_path / "run")])
+    sizes = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert [sizes[name] for name in ("train", "validation", "test")] == [32, 4, 4]
+
+
+def test_filling_prints_five_guesses_a_mask_and_refuses_what_it_cannot_fill(adapted, finished, capsys):
+    predict_main(["--model", str(adapted), "--fill", "a [MASK] film with [MASK]"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 12 and lines[0].startswith("[MASK] 1") and lines[6].startswith("[MASK] 2")
+    with pytest.raises(UserError, match=r"no \[MASK\]"):
+        predict_main(["--model", str(adapted), "--fill", "a film"])
+    with pytest.raises(UserError, match="untrained"):
+        predict_main(["--model", str(finished.directory), "--fill", "a [MASK] film"])
+
+
+def test_a_sequence_without_a_masked_token_gives_no_nan(adapted):
+    model = DistilBertForMaskedLM.from_pretrained(adapted)
+    table = TokenTable(np.array([2, 9, 3], dtype=np.int32), np.array([3]))
+    batch = masked_batch([(table[0], np.full(3, IGNORED))], 0)
+    loss = model.loss(**batch)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+    assert at_least_fp32(torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.float32
