@@ -4,7 +4,6 @@ A file is read in three steps: `read_tensors` (bytes to named tensors), `foreign
 become today's DistilBERT names), `to_ours`. Writing goes through the same map backwards.
 """
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import Tensor
 from .config import DistilBertConfig
 from .errors import UserError
 from .files import read_json, write_atomically, write_json
-from .foreign import OTHER_HEADS, as_distilbert, linear_head_as_transformers, linear_head_from_transformers, sizes_of
+from .foreign import HEADS as HEAD_NAMES
+from .foreign import OTHER_TASKS, as_distilbert, file_name, linear_head_as_transformers, linear_head_from_transformers, sizes_of
 from .hub import locate
 
 EMBEDDINGS = [  # Hugging Face's name, ours; * is weight and bias
@@ -104,27 +104,32 @@ class Pretrained:
         A head that the checkpoint has not, or has of another kind than `classifier_head`, is made fresh and announced.
         Raises `UserError` for whatever is missing, left over, misshapen, not finite or not readable.
         """
-        directory = locate(str(model))
-        config, tensors = read_checkpoint(directory)
-        if cls.__name__ == "DistilBertModel":
-            tensors = {name.removeprefix("distilbert."): tensor for name, tensor in tensors.items()}
-        body = {row.theirs for row in encoder_rows(cls.__name__, config)}
-        head = {row.theirs for row in name_map(cls.__name__, config)} - body
-        found = head & tensors.keys()
-        if found and found != head:
-            raise UserError(f"{directory}: half a head: has {min(found)}, but no {min(head - found)}")
-        if cls.__name__ == "DistilBertForSequenceClassification":
+        architecture, directory = cls.__name__, locate(str(model))
+        config, tensors, called = read_checkpoint(directory)
+        if architecture == "DistilBertModel":
+            tensors, called = ({k.removeprefix("distilbert."): v for k, v in x.items()} for x in (tensors, called))
+        stored = config  # as the file is: a linear head of ours stands there in transformers' form
+        if architecture == "DistilBertForSequenceClassification" and "pre_classifier" in {n.split(".")[0] for n in tensors}:
+            stored = config.replace(classifier_head="pre_classifier")
+        rows, head = encoder_rows(architecture, stored), head_rows(architecture, stored)
+        found = {row.theirs for row in head} & tensors.keys()
+        if absent := found and {row.theirs for row in head} - found:
+            raise UserError(f"{directory}: half a head: has {min(found)}, but no {min(absent)}")
+        rows += head if found else []
+        with torch.device("meta"):  # shapes only: what does not fit is refused before memory is taken for it
+            shapes = {name: p.shape for name, p in cls(stored).named_parameters()}
+        check_tensors(rows, tensors, shapes, called, directory)
+        tensors = {row.theirs: tensors[row.theirs].float() for row in rows}
+        if found and stored != config:
+            tensors = linear_head_from_transformers(tensors, directory)
+        if architecture == "DistilBertForSequenceClassification":
             wanted = classifier_head or (config.classifier_head if found else "linear")
             if not found or wanted != config.classifier_head:
-                found = set()
-                config = config.replace(classifier_head=wanted, seq_classif_dropout=0.1 if wanted == "linear" else 0.2)
-        config = config.replace(**changes)
-        rows = name_map(cls.__name__, config) if found else encoder_rows(cls.__name__, config)
-        with torch.device("meta"):  # shapes only: what does not fit is refused before memory is taken for it
-            shapes = {name: p.shape for name, p in cls(config).named_parameters()}
-        check_shapes(rows, tensors, shapes, directory)
-        network = cls(config)
-        network.load_state_dict(to_ours(rows, tensors), strict=False)  # strictness was `check_shapes`
+                found, dropout = set(), 0.1 if wanted == "linear" else 0.2
+                config = config.replace(classifier_head=wanted, seq_classif_dropout=dropout)
+                tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD_NAMES)}
+        network = cls(config.replace(**changes))
+        network.load_state_dict(to_ours(name_map(architecture, config), tensors), strict=False)  # strict was `check_tensors`
         network.head_is_fresh = bool(head) and not found
         if network.head_is_fresh:
             print(f"{model}: an encoder without this head; the head starts untrained", file=sys.stderr)
@@ -149,44 +154,51 @@ def encoder_rows(architecture: str, config: DistilBertConfig) -> list[Row]:
     return [row for row in name_map(architecture, config) if not row.ours.startswith("head.")]
 
 
-def check_shapes(rows: list[Row], tensors: dict[str, Tensor], shapes: dict, directory: Path) -> None:
-    """Raises `UserError` naming the first tensor, in both languages, that is missing, left over or of another shape."""
+def head_rows(architecture: str, config: DistilBertConfig) -> list[Row]:
+    """The part that is there as a whole or not at all."""
+    return [row for row in name_map(architecture, config) if row.ours.startswith("head.")]
+
+
+def check_tensors(rows: list[Row], tensors: dict[str, Tensor], shapes: dict, called: dict[str, str], directory: Path) -> None:
+    """Raises `UserError` for the first tensor, named in both languages, that is missing, left over or not what it should be."""
     for row in rows:
         shape = list(shapes[row.ours])
         if row.third is not None:
             shape[0] //= 3
+        name = f"{directory}: tensor {file_name(row.theirs, called)} (our {row.ours})"
         if row.theirs not in tensors:
-            raise UserError(f"{directory}: tensor {row.theirs} (our {row.ours}) is missing")
-        if list(tensors[row.theirs].shape) != shape:
-            found = list(tensors[row.theirs].shape)
-            raise UserError(f"{directory}: tensor {row.theirs} (our {row.ours}) has shape {found}, expected {shape}")
+            raise UserError(f"{name} is missing")
+        tensor = tensors[row.theirs]
+        if list(tensor.shape) != shape:
+            raise UserError(f"{name} has shape {list(tensor.shape)}, expected {shape}")
+        if not tensor.is_floating_point():
+            raise UserError(f"{name} has dtype {str(tensor.dtype)[6:]}, expected a floating-point one")
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{name} holds NaN or infinite values")
     known = {row.theirs for row in rows}
     for name in tensors:
-        if name not in known and not re.match(OTHER_HEADS, name):
-            raise UserError(f"{directory}: tensor {name} has no place in this model of {len(known)} tensors")
+        if name not in known and not name.startswith(HEAD_NAMES):
+            raise UserError(f"{directory}: tensor {file_name(name, called)} has no place in this model of {len(known)} tensors")
 
 
-def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor]]:
-    """Configuration and fp32 tensors of a directory, under DistilBERT's names with the prefix `distilbert.`."""
-    tensors = as_distilbert(read_tensors(directory), directory)
+def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor], dict[str, str]]:
+    """Configuration, tensors under DistilBERT's names with the prefix `distilbert.`, and what the file calls each."""
+    tensors, called = as_distilbert(read_tensors(directory), directory)
     path = directory / "config.json"
     try:
-        config = DistilBertConfig.from_dict(read_json(path)) if path.exists() else sizes_of(tensors, directory)
+        raw = read_json(path) if path.exists() else {}
+        config = DistilBertConfig.from_dict(raw) if path.exists() else sizes_of(tensors, directory)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{directory}: tensor {name} holds NaN or infinite values")
     words = tensors.get("distilbert.embeddings.word_embeddings.weight")
     decoder = tensors.pop("vocab_projector.weight", words)
     if decoder is not None and words is not None and not torch.equal(decoder, words):
         raise UserError(f"{directory}: vocab_projector.weight differs from the word embeddings; this model ties the two")
-    if "classifier.weight" in tensors:
-        if "pre_classifier.weight" not in tensors:
-            config = config.replace(classifier_head="linear")
-        elif config.classifier_head == "linear":
-            tensors = linear_head_from_transformers(tensors, directory)
-    return config, tensors
+    if any(task in str(raw.get("architectures")) for task in OTHER_TASKS):  # whose head has our heads' names
+        tensors = {name: t for name, t in tensors.items() if not name.startswith(("classifier.", "pre_classifier."))}
+    if not any(name.startswith("pre_classifier.") for name in tensors) and "classifier.weight" in tensors:
+        config = config.replace(classifier_head="linear", seq_classif_dropout=0.1)
+    return config, tensors, called
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -215,12 +227,12 @@ def main() -> None:
     """`python -m distilbert.checkpoint PATH`: the map of a checkpoint, tensor by tensor."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise UserError("usage: python -m distilbert.checkpoint DIRECTORY (or a short name, say minilm)")
-    config, tensors = read_checkpoint(locate(sys.argv[1]))
+    config, tensors, called = read_checkpoint(locate(sys.argv[1]))
     rows = {row.theirs: row for name in HEADS for row in name_map(name, config)}
     for name, tensor in tensors.items():
         row = rows.get(name)
         ours = "(not used)" if row is None else row.ours + ("" if row.third is None else f", third {row.third + 1}")
-        print(f"{name:62}  {ours:46}  {tuple(tensor.shape)}")
+        print(f"{called[name]:62}  {ours:46}  {tuple(tensor.shape)}")
 
 
 if __name__ == "__main__":

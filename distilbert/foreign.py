@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,65 +11,84 @@ from torch import Tensor
 from .config import DistilBertConfig
 from .errors import UserError
 
-RENAMED = [  # pattern -> today's DistilBERT name, applied one after the other
-    (r"^bert\.", ""),
-    (r"\bLayerNorm\.gamma$", "LayerNorm.weight"),
-    (r"\bLayerNorm\.beta$", "LayerNorm.bias"),
-    (r"^embeddings\.", "distilbert.embeddings."),
-    (r"^transformer\.", "distilbert.transformer."),
-    (r"^encoder\.layer\.", "distilbert.transformer.layer."),
-    (r"\.attention\.self\.(query|key|value)\.", lambda match: f".attention.{match[1][0]}_lin."),
-    (r"\.attention\.output\.dense\.", ".attention.out_lin."),
-    (r"\.attention\.output\.LayerNorm\.", ".sa_layer_norm."),
-    (r"\.intermediate\.dense\.", ".ffn.lin1."),
-    (r"\.output\.dense\.", ".ffn.lin2."),
-    (r"\.output\.LayerNorm\.", ".output_layer_norm."),
-    (r"^cls\.predictions\.transform\.dense\.", "vocab_transform."),
-    (r"^cls\.predictions\.transform\.LayerNorm\.", "vocab_layer_norm."),
-    (r"^cls\.predictions\.(bias|decoder\.bias)$", "vocab_projector.bias"),
-    (r"^cls\.predictions\.decoder\.weight$", "vocab_projector.weight"),
+BERT = [  # part of BERT's name, part of DistilBERT's
+    (".attention.self.query.", ".attention.q_lin."),
+    (".attention.self.key.", ".attention.k_lin."),
+    (".attention.self.value.", ".attention.v_lin."),
+    (".attention.output.dense.", ".attention.out_lin."),
+    (".attention.output.LayerNorm.", ".sa_layer_norm."),
+    (".intermediate.dense.", ".ffn.lin1."),
+    (".output.dense.", ".ffn.lin2."),
+    (".output.LayerNorm.", ".output_layer_norm."),
+    ("encoder.layer.", "transformer.layer."),
+    ("cls.predictions.transform.dense.", "vocab_transform."),
+    ("cls.predictions.transform.LayerNorm.", "vocab_layer_norm."),
+    ("cls.predictions.decoder.", "vocab_projector."),
+    ("cls.predictions.bias", "vocab_projector.bias"),
 ]
-OTHER_HEADS = r"^(vocab_|pre_classifier\.|classifier\.|qa_outputs\.|pooler\.|cls\.|.*\.position_ids$)"
+OLDER = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")]
+HEADS = ("vocab_", "pre_classifier.", "classifier.")
+OTHER_HEADS = r"(pooler\.|cls\.|qa_outputs\.|.*\.position_ids$)"
+OTHER_TASKS = ("TokenClassification", "MultipleChoice", "QuestionAnswering")
+POSITIONS = "distilbert.embeddings.position_embeddings.weight"
+TOKEN_TYPES = "distilbert.embeddings.token_type_embeddings.weight"
 
 
-def as_distilbert(tensors: dict[str, Tensor], directory: Path) -> dict[str, Tensor]:
-    """Renames what older DistilBERT files, bare encoders and BERT call differently, and folds BERT's token types.
+def as_distilbert(tensors: dict[str, Tensor], directory: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors under today's DistilBERT names -> (these, what the file calls each). BERT's token types are folded.
 
     A single text has token type 0 at every position, so its row is added to each row of the *position* embeddings, and
     the sum is what it was. (Not to the word embeddings: they are the decoder of the MLM head too.)
     """
-    bert = any(".attention.self." in name for name in tensors)
+    bert = is_bert(tensors)
     renamed: dict[str, Tensor] = {}
+    called: dict[str, str] = {}
     for name, tensor in tensors.items():
-        if bert and name.startswith(("classifier.", "pre_classifier.")):
-            continue  # a head that reads BERT's pooler, which DistilBERT has not
-        new = name
-        for pattern, replacement in RENAMED:
-            new = re.sub(pattern, replacement, new, count=1)
-        if re.match(OTHER_HEADS, new) and not re.match(r"(vocab_|(pre_)?classifier\.)", new):
-            continue
-        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-            raise UserError(f"{directory}: tensor {name} has dtype {str(tensor.dtype)[6:]}, expected a floating-point one")
-        if new in renamed and not torch.equal(renamed[new], tensor.float()):
+        new = name.removeprefix("bert.")
+        for theirs, ours in OLDER + (BERT if bert else []):
+            new = new.replace(theirs, ours)
+        if re.match(OTHER_HEADS, new) or (bert and new.startswith(("classifier.", "pre_classifier."))):
+            continue  # BERT's classifier reads its pooler, which DistilBERT has not
+        if not new.startswith((*HEADS, "distilbert.")) and new.startswith(("embeddings.", "transformer.")):
+            new = "distilbert." + new
+        if new in renamed and not torch.equal(renamed[new], tensor):
             raise UserError(f"{directory}: tensor {name} stands there twice, with different values")
-        renamed[new] = tensor.float()
-    types = renamed.pop("distilbert.embeddings.token_type_embeddings.weight", None)
-    positions = "distilbert.embeddings.position_embeddings.weight"
-    if types is not None and positions in renamed:
-        if types.ndim != 2 or types.shape[1:] != renamed[positions].shape[1:]:
+        renamed[new], called[new] = tensor, name
+    types, positions = renamed.pop(TOKEN_TYPES, None), renamed.get(POSITIONS)
+    if types is not None and positions is not None:
+        if types.ndim != 2 or len(types) == 0 or types.shape[1:] != positions.shape[1:] or not types.is_floating_point():
             raise UserError(f"{directory}: token_type_embeddings has shape {list(types.shape)}, unlike the positions'")
-        renamed[positions] = renamed[positions] + types[0]
-    return renamed
+        renamed[POSITIONS] = positions + types[0]
+    return renamed, called
+
+
+def is_bert(names: Iterable[str]) -> bool:
+    return any(".attention.self." in name for name in names)
+
+
+def file_name(name: str, called: dict[str, str]) -> str:
+    """What a file calls, or would call, the tensor that is `name` today."""
+    if name in called:
+        return called[name]
+    if not any(old.startswith("distilbert.") for old in called.values()):
+        name = name.removeprefix("distilbert.")
+    if is_bert(called.values()):
+        for theirs, ours in BERT:
+            name = name.replace(ours, theirs)
+        name = "bert." + name if any(old.startswith("bert.") for old in called.values()) else name
+    return name
 
 
 def sizes_of(tensors: dict[str, Tensor], directory: Path) -> DistilBertConfig:
     """A configuration for a directory without config.json, read off the tensors; heads are taken as 64 wide."""
+    needed = ("distilbert.embeddings.word_embeddings.weight", POSITIONS, "distilbert.transformer.layer.0.ffn.lin1.weight")
     try:
-        words = tensors["distilbert.embeddings.word_embeddings.weight"]
-        positions = tensors["distilbert.embeddings.position_embeddings.weight"]
-        expand = tensors["distilbert.transformer.layer.0.ffn.lin1.weight"]
+        words, positions, expand = (tensors[name] for name in needed)
     except KeyError as error:
         raise UserError(f"no such file, and without tensor {error} the sizes can't be read off the weights") from None
+    for name, tensor in zip(needed, (words, positions, expand), strict=True):
+        if tensor.ndim != 2:
+            raise UserError(f"no such file, and tensor {name} has shape {list(tensor.shape)}, expected two dimensions")
     layers = {int(match[1]) for name in tensors if (match := re.match(r"distilbert\.transformer\.layer\.(\d+)\.", name))}
     return DistilBertConfig(
         vocab_size=words.shape[0],
@@ -78,6 +98,7 @@ def sizes_of(tensors: dict[str, Tensor], directory: Path) -> DistilBertConfig:
         n_layers=len(layers),
         n_heads=max(words.shape[1] // 64, 1),
         classifier_head="pre_classifier",
+        seq_classif_dropout=0.2,
     )
 
 
@@ -104,14 +125,12 @@ def linear_head_as_transformers(tensors: dict[str, Tensor], n_layers: int) -> di
 
 def linear_head_from_transformers(tensors: dict[str, Tensor], directory: Path) -> dict[str, Tensor]:
     """The inverse of `linear_head_as_transformers`. Raises `UserError` when the first Linear is not what that wrote."""
-    tensors = dict(tensors)
-    weight, bias = tensors["classifier.weight"], tensors.get("classifier.bias")
-    identity, shift = tensors.pop("pre_classifier.weight"), tensors.pop("pre_classifier.bias", None)
-    square = identity.ndim == 2 and identity.shape[0] == identity.shape[1]
-    if not square or shift is None or bias is None or not torch.equal(identity, torch.eye(len(identity))):
+    weight, bias = tensors["classifier.weight"], tensors["classifier.bias"]
+    identity, shift = tensors["pre_classifier.weight"], tensors["pre_classifier.bias"]
+    if not torch.equal(identity, torch.eye(len(identity))) or not (shift == shift[0]).all():
         raise UserError(
-            f'{directory}: config.json says classifier_head "linear", but pre_classifier.weight is no identity; '
-            'for a head trained by transformers it should say "pre_classifier"'
+            f'{directory}: config.json says classifier_head "linear", but pre_classifier.weight is no identity or '
+            'pre_classifier.bias not one number; for a head trained by transformers it should say "pre_classifier"'
         )
-    tensors["classifier.bias"] = (bias.double() + shift[0].double() * weight.double().sum(dim=1)).float()
-    return tensors
+    whole = {name: tensor for name, tensor in tensors.items() if not name.startswith("pre_classifier.")}
+    return whole | {"classifier.bias": (bias.double() + shift[0].double() * weight.double().sum(dim=1)).float()}
