@@ -45,7 +45,7 @@ from distilbert.hub import locate
 from distilbert.metrics import classification_metrics, fit_temperature, softmax, wilson_interval
 from distilbert.model import DistilBertForSequenceClassification
 from distilbert.precision import Precision
-from distilbert.predict import infer_reviews, predict_logits
+from distilbert.predict import check_pair, predict_logits
 from distilbert.tokenizer import Tokenizer
 
 NEGATION = re.compile(r"\b(not|no|never|nothing|nobody|none|hardly|without|cannot|\w+n't)\b", re.IGNORECASE)
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     if model.config.num_labels != 2:
         raise UserError(f"--model {args.model} tells {model.config.num_labels} classes apart, expected Negative and Positive")
     tokenizer = Tokenizer.from_pretrained(directory)
+    check_pair(model, tokenizer)
     precision = Precision.choose(args.device, args.precision)
     model.to(precision.device, precision.weights)
     max_length = args.max_length or min(own.get("max_length", 512), model.config.max_position_embeddings)
@@ -70,12 +71,13 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--max_length {max_length} exceeds the model's {limit} positions; use --max_length {limit}")
 
     if args.text:
+        ids = truncate(np.array(tokenizer.encode(args.text, None)), max_length, truncation)
         with precision.autocast():
-            _, label, confidence = infer_reviews(args.text, model, tokenizer, max_length=max_length)
-        return print(f"{label} {confidence:.3f}  {args.text}")
+            scores = softmax(predict_logits(model, [ids], tokenizer.pad_id))[0]
+        return print(f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {args.text}")
 
     data = args.data or own.get("data", "sample")
-    on_own = data == own.get("data")
+    on_own = "data" in own and Path(data).resolve() == Path(own["data"]).resolve()
     parts = load(data, args.split or own.get("split", "official"), own.get("keep_breaks", False), whole_tables=not on_own)
     size = args.eval_size or (own.get("eval_size") if on_own else None)
     parts, _ = prepare(parts, keep_duplicates=True, eval_size=size, seed=own.get("seed", 0))

@@ -1,6 +1,9 @@
-"""The Hugging Face Trainer with train_cls.py's default recipe, data and seed: the peer that accuracies are held against.
+"""The Hugging Face Trainer with the recipe, data and seed of a finished run of train_cls.py: a peer for its accuracy.
 
-python benchmarks/trainer.py --data aclImdb_v1.tar.gz --train_size 2000 --eval_size 2000 --output results/trainer.json
+    python benchmarks/trainer.py --run runs/cls --output trainer.json
+
+Its classifier is transformers' own (Linear, ReLU, dropout 0.2, Linear), whatever the run's; batches of similar length are
+the Trainer's.
 """
 
 import argparse
@@ -25,23 +28,21 @@ from transformers import (
 
 from data.cls import truncate
 from data.sources import load, prepare
+from distilbert.files import read_json
 from distilbert.metrics import classification_metrics
 from distilbert.model import DistilBertModel
 from distilbert.run import machine
 from distilbert.tokenizer import Tokenizer
-from train_cls import Arguments
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--train_size", type=int)
-    parser.add_argument("--eval_size", type=int)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", type=Path, required=True, help="the run directory of train_cls.py to imitate")
     parser.add_argument("--output", type=Path, required=True, help="where the record goes (JSON)")
     given = parser.parse_args()
-    args = Arguments(data=given.data, train_size=given.train_size, eval_size=given.eval_size, seed=given.seed)
-    parts, dropped = prepare(load(args.data), train_size=args.train_size, eval_size=args.eval_size, seed=args.seed)
+    args = argparse.Namespace(**read_json(given.run / "checkpoint" / "arguments.json"))
+    parts = load(args.data, args.split, args.keep_breaks)
+    parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
 
     with tempfile.TemporaryDirectory() as folder:
         encoder = DistilBertModel.from_pretrained(args.model)
@@ -73,6 +74,7 @@ def main() -> None:
                 load_best_model_at_end=True,
                 metric_for_best_model="accuracy",
                 use_cpu=not torch.cuda.is_available(),
+                train_sampling_strategy="group_by_length" if args.batching == "length" else "random",
                 report_to=[],
             ),
             train_dataset=dataset("train"),
@@ -86,7 +88,7 @@ def main() -> None:
         logits = trainer.predict(dataset("test")).predictions
     record = {
         "system": "Hugging Face Trainer, transformers' head",
-        "arguments": {"train_size": args.train_size, "eval_size": args.eval_size, "seed": args.seed},
+        "arguments": {name: getattr(args, name) for name in ("train_size", "eval_size", "max_length", "truncation", "seed")},
         "machine": machine(),
         "data": {name: len(part) for name, part in parts.items()} | {"dropped_duplicates": dropped},
         "epochs": [line for line in trainer.state.log_history if "eval_accuracy" in line],

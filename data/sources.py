@@ -1,6 +1,7 @@
 """`--data` to texts and labels, cut into parts. Nothing here knows tokens or models."""
 
 import csv
+import gzip
 import io
 import json
 import re
@@ -73,22 +74,25 @@ def load(data: str, split: str = "official", keep_breaks: bool = False, whole_ta
     elif path.suffix in (".jsonl", ".csv", ".tsv"):
         parts = table_parts(path, whole_tables)
     elif path.suffix == ".txt":
-        lines = enumerate(_decode(path.read_bytes(), str(path)).splitlines(), 1)
-        parts = {"unlabelled": Part.of((line, UNLABELLED, f"line {i}") for i, line in lines if line.strip())}
+        lines = enumerate(_decode(path.read_bytes(), str(path)).split("\n"), 1)
+        parts = {"unlabelled": Part.of((line.strip("\r"), UNLABELLED, f"line {i}") for i, line in lines if line.strip())}
     else:
         raise UserError(f"--data {data}: unknown format; expected .tar.gz, a folder aclImdb/, .jsonl, .csv, .tsv or .txt")
     for name, part in parts.items():
         if not part.texts:
             raise UserError(f"--data {data}: the {name} part is empty")
+        if not keep_breaks:
+            part.texts = [text.replace("<br />", "\n") for text in part.texts]
         for text, where in zip(part.texts, part.names, strict=True):
             if not text.strip():
                 raise UserError(f"--data {data}: {where} holds an empty text")
-        if not keep_breaks:
-            part.texts = [text.replace("<br />", "\n") for text in part.texts]
     return parts
 
 
 # ---- IMDb: 25,000 labelled reviews to train on, 25,000 to test on, 50,000 unlabelled (Maas et al. 2011)
+
+
+REVIEW = re.compile(r"(?:\./)?(?:aclImdb/)?((?:train|test)/(neg|pos|unsup))/\d+_\d+\.txt")
 
 
 def read_imdb(path: Path) -> Parts:
@@ -98,7 +102,7 @@ def read_imdb(path: Path) -> Parts:
     """
     found: dict[str, list] = {"train/neg": [], "train/pos": [], "test/neg": [], "test/pos": [], "train/unsup": []}
     for name, raw in _members(path):
-        match = re.fullmatch(r"(?:\./)?(?:aclImdb/)?((?:train|test)/(neg|pos|unsup))/\d+_\d+\.txt", name)
+        match = REVIEW.fullmatch(name)
         if match and match[1] in found:
             found[match[1]].append((_decode(raw, name), LABELS.get(match[2], UNLABELLED), name))
     if missing := [name for name, rows in found.items() if not rows and name != "train/unsup"]:
@@ -114,16 +118,24 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
             yield file.relative_to(path).as_posix(), file.read_bytes()
         return
     try:
-        with tarfile.open(path) as archive:
+        with gzip.open(path) if path.name.endswith("gz") else open(path, "rb") as file, tarfile.open(fileobj=file) as archive:
             for member in archive:
                 if member.name.startswith(("/", "\\")) or ".." in Path(member.name).parts:
                     raise UserError(f"{path}: member {member.name!r} points outside the archive; this is not IMDb's")
-                if not (member.isfile() or member.isdir()) or member.size > LONGEST:
-                    raise UserError(f"{path}: member {member.name!r} is a link, a device or too large; this is not IMDb's")
-                if member.isfile() and member.name.endswith(".txt"):
+                if not (member.isfile() or member.isdir()):
+                    raise UserError(f"{path}: member {member.name!r} is a link or a device; this is not IMDb's")
+                if member.isfile() and REVIEW.fullmatch(member.name):
+                    if member.size > LONGEST:
+                        raise UserError(f"{path}: review {member.name!r} claims {member.size:,} bytes; this is not IMDb's")
                     yield member.name, archive.extractfile(member).read(LONGEST)
+            file.seek(archive.offset)  # tarfile takes a damaged header for the end, and does not read up to gzip's checksum
+            if file.read(512) != bytes(512):
+                raise tarfile.ReadError("it breaks off, or a header is damaged")
+            while file.read(LONGEST):
+                pass
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: a broken archive ({error}); remove it and download it again from {IMDB}") from None
+        what = str(error).splitlines()[0]
+        raise UserError(f"{path}: a broken archive ({what}); remove it and download it again from {IMDB}") from None
 
 
 def cut_imdb(parts: Parts, split: str) -> Parts:
@@ -165,6 +177,8 @@ def _rows(path: Path, content: str | None = None) -> Iterator[tuple[str, int, st
         text, label = record.get("text", record.get("sentence")), record.get("label")  # GLUE's files say sentence
         if not isinstance(text, str):
             raise UserError(f"{path}: line {number} has no text; expected a column 'text' (and 'label': 0/1 or neg/pos)")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"{path}: line {number} holds half a surrogate pair (\\ud800 to \\udfff), which is no character")
         key = "" if label is None else str(label).strip().lower()
         if label is not None and key not in LABELS:
             raise UserError(f"{path}: line {number} has the label {key[:30]!r}, expected 0, 1, neg or pos")
@@ -173,14 +187,15 @@ def _rows(path: Path, content: str | None = None) -> Iterator[tuple[str, int, st
 
 def _json_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            record = json.loads(line) if line.strip() else None
+            record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number} is not JSON ({error})") from None
-        if record is not None and not isinstance(record, dict):
+        if not isinstance(record, dict):
             raise UserError(f'{path}: line {number} is not an object; expected {{"text": …, "label": 0 or 1}}')
-        if record is not None:
-            yield number, record
+        yield number, record
 
 
 def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
@@ -191,7 +206,7 @@ def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
     try:
         yield from ((reader.line_num, record) for record in reader)
     except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num} is not readable ({error})") from None
+        raise UserError(f"{path}: line {reader.reader.line_num} is not readable ({error})") from None
 
 
 def read_sst2(path: Path) -> Parts:
@@ -199,7 +214,7 @@ def read_sst2(path: Path) -> Parts:
     try:
         with zipfile.ZipFile(path) as archive, archive.open("SST-2/dev.tsv") as file:
             content = _decode(file.read(LONGEST), "SST-2/dev.tsv")
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
+    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, zlib.error) as error:  # RuntimeError: it is encrypted
         raise UserError(f"{path}: no readable SST-2/dev.tsv in it ({error}); expected {SST2}") from None
     return {"test": Part.of(_rows(path, content))}
 

@@ -1,5 +1,7 @@
 """The model card of a run: what it is, what it was trained on, what it can't do. Every number comes from the record."""
 
+import json
+
 TASKS = {"DistilBertForSequenceClassification": "text-classification", "DistilBertForMaskedLM": "fill-mask"}
 
 
@@ -19,13 +21,13 @@ library_name: transformers
 pipeline_tag: {task}
 language: en
 model-index:
-- name: {arguments["output_dir"]}
+- name: {json.dumps(arguments["output_dir"])}
   results:
   - task:
       type: {task}
     dataset:
-      name: {arguments["data"]}
-      type: {arguments["data"]}
+      name: {json.dumps(arguments["data"])}
+      type: {json.dumps(arguments["data"])}
       split: test
     metrics:
 {listed}

@@ -10,6 +10,8 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, field, fields
 
+from safetensors import SafetensorError
+
 from .errors import UserError
 
 
@@ -79,8 +81,8 @@ def user_errors():
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, SafetensorError) as error:  # safetensors has its own way of saying what the system said
+        if getattr(error, "errno", None) != errno.ENOSPC and f"os error {errno.ENOSPC}" not in str(error):
             raise
         print("error: the disk is full; files written before are whole. Make room and run again with --resume", file=sys.stderr)
         sys.exit(2)

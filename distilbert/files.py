@@ -1,6 +1,7 @@
 """Writing so that a crash leaves the previous file whole, and reading so that a broken file is said to be one."""
 
 import hashlib
+import http.client
 import json
 import os
 import urllib.request
@@ -95,6 +96,6 @@ def download(url: str, path: Path, **expected: str) -> Path:
     if not path.exists():
         try:
             write_atomically(path, fetch)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise UserError(f"{url}: not downloaded ({error}). Fetch it by other means and give its path as --data") from None
     return path

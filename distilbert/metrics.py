@@ -37,7 +37,7 @@ def masked_lm_metrics(loss_sum: float, right: int, n: int) -> dict:
     From sums and counts, because the exponential of a mean of batch means is another number.
     """
     loss = ratio(loss_sum, n)
-    perplexity = math.exp(loss) if loss < 700 else math.inf
+    perplexity = math.inf if loss > 700 else math.exp(loss)  # beyond 700 it has no floating-point number
     return {"n": n, "loss": loss, "perplexity": perplexity, "masked_accuracy": ratio(right, n)}
 
 
@@ -89,7 +89,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     """Mean |accuracy - confidence| over equal-width bins of confidence, weighted by count (Guo et al. 2017, eq. 5)."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    index = np.searchsorted(np.arange(1, bins) / bins, confidence)  # a bin holds its upper edge
     gap = np.bincount(index, weights=right - confidence, minlength=bins)  # count · (accuracy - confidence), bin by bin
     return ratio(float(np.abs(gap).sum()), len(labels))
 

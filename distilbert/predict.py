@@ -1,5 +1,6 @@
 """A trained model at work: logits of many texts, verdicts on reviews."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,38 +18,50 @@ from .model import DistilBertForMaskedLM
 from .tokenizer import Tokenizer
 
 
-@torch.inference_mode()
+@contextlib.contextmanager
+def evaluating(model: nn.Module):
+    """Eval mode (no dropout) and no gradients inside; the mode that was before, afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def check_pair(model: nn.Module, tokenizer) -> None:
+    """Raises `UserError` when the tokenizer has ids that the model has no embedding for."""
+    if len(tokenizer) > model.config.vocab_size:
+        raise UserError(f"the tokenizer has {len(tokenizer)} pieces, the model {model.config.vocab_size}: not a pair")
+
+
 def predict_logits(model: nn.Module, sequences: Sequence[np.ndarray], pad_id: int, batch_size: int = 64) -> np.ndarray:
     """Logits (N, C) in fp32, in the order given. Batches by length, in eval mode; the model's mode is restored."""
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
+    device = next(model.parameters()).device
     logits = np.empty((len(sequences), model.config.num_labels), dtype=np.float32)
-    for indices in by_length(np.array([len(sequence) for sequence in sequences]), batch_size):
-        ids, mask = pad([sequences[i] for i in indices], pad_id)
-        logits[indices] = model(ids.to(device), mask.to(device)).float().cpu().numpy()
-    model.train(was_training)
+    with evaluating(model):
+        for indices in by_length(np.array([len(sequence) for sequence in sequences]), batch_size):
+            ids, mask = pad([sequences[i] for i in indices], pad_id)
+            logits[indices] = model(ids.to(device), mask.to(device)).float().cpu().numpy()
     return logits
 
 
-@torch.inference_mode()
 def masked_lm_totals(
     model: nn.Module, pairs: list[tuple[np.ndarray, np.ndarray]], pad_id: int, batch_size: int = 64
 ) -> tuple[float, int, int]:
     """Over all labels of (ids, labels) pairs: sum of the losses in nats, how many were guessed right, how many there are."""
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    loss_sum, right, count = 0.0, 0, 0
-    for indices in by_length(np.array([len(ids) for ids, _ in pairs]), batch_size):
-        batch = masked_batch([pairs[i] for i in indices], pad_id)
-        logits, targets = model.labelled_logits(**{name: tensor.to(device) for name, tensor in batch.items()})
-        loss_sum += F.cross_entropy(logits.float(), targets, reduction="sum").item()
-        right += int((logits.argmax(dim=1) == targets).sum())
-        count += len(targets)
-    model.train(was_training)
+    device, loss_sum, right, count = next(model.parameters()).device, 0.0, 0, 0
+    with evaluating(model):
+        for indices in by_length(np.array([len(ids) for ids, _ in pairs]), batch_size):
+            batch = masked_batch([pairs[i] for i in indices], pad_id)
+            logits, targets = model.labelled_logits(**{name: tensor.to(device) for name, tensor in batch.items()})
+            loss_sum += F.cross_entropy(logits.float(), targets, reduction="sum").item()
+            right += int((logits.argmax(dim=1) == targets).sum())
+            count += len(targets)
     return loss_sum, right, count
 
 
-@torch.inference_mode()
 def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list[tuple[str, float]]]:
     """For each [MASK] of the text, the `top` likeliest pieces with their probabilities.
 
@@ -56,12 +69,13 @@ def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list
     """
     if model.head_is_fresh:
         raise UserError("this model's masked-LM head is untrained: train it first with python train_mlm.py --model …")
-    model.eval()
+    check_pair(model, tokenizer)
     ids = torch.tensor([tokenizer.encode(text, model.config.max_position_embeddings)])
     masked = (ids[0] == tokenizer.mask_id).nonzero().flatten()
     if len(masked) == 0:
         raise UserError(f'--fill {text!r}: no [MASK] in it; write for example "The acting was [MASK]."')
-    probabilities, pieces = model(ids)[0, masked].float().softmax(dim=1).topk(top)
+    with evaluating(model):
+        probabilities, pieces = model(ids)[0, masked].float().softmax(dim=1).topk(top)
     return [
         [(tokenizer.backend.id_to_token(int(piece)), float(p)) for piece, p in zip(*row, strict=True)]
         for row in zip(pieces, probabilities, strict=True)
@@ -76,8 +90,7 @@ def infer_reviews(reviews: str | list[str], model: nn.Module, tokenizer, batch_s
     """
     if getattr(model, "head_is_fresh", False):
         raise UserError("this model's classifier is untrained: train it first with python train_cls.py --model …")
-    if len(tokenizer) > model.config.vocab_size:
-        raise UserError(f"the tokenizer has {len(tokenizer)} pieces, the model {model.config.vocab_size}: not a pair")
+    check_pair(model, tokenizer)
     texts = [reviews] if isinstance(reviews, str) else list(reviews)
     if not texts:
         return []

@@ -33,6 +33,7 @@ from .files import checksum, fingerprint, finite, read_json, write_atomically, w
 from .hub import locate
 from .optim import AdamW
 from .precision import Precision
+from .predict import check_pair
 from .tokenizer import Tokenizer
 
 WRITTEN = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "log.jsonl", "curves.svg")
@@ -67,9 +68,10 @@ class Run:
         self.checkpoints = self.directory / "checkpoint"
         self.progress, self.scaler_state = Progress(), {}
         self.signal, self.bar = 0, None
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), -1
 
     def __enter__(self) -> "Run":
+        self.made = not self.directory.exists()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.lock = open(self.directory / ".lock", "w")
@@ -88,7 +90,7 @@ class Run:
             signal.signal(number, handler)
         if self.bar is not None:
             self.bar.close()
-        if os.listdir(self.directory) == [".lock"]:  # it never came to a run: leave nothing behind
+        if self.made and os.listdir(self.directory) == [".lock"]:  # it never came to a run: leave nothing behind
             shutil.rmtree(self.directory)
         self.lock.close()
 
@@ -124,6 +126,8 @@ class Run:
         if self.arguments.resume and stored.exists():
             self._take_over(read_json(stored))
             tensors = self._load()
+            if self.arguments.max_steps is not None and self.arguments.max_steps < self.progress.step:
+                raise UserError(f"--resume: --max_steps {self.arguments.max_steps}, but {self.progress.step} steps are done")
         if self.arguments.resume:
             at = (
                 f"resuming after step {self.progress.step}" if tensors else f"no checkpoint in {self.directory}: starting fresh"
@@ -156,7 +160,7 @@ class Run:
                     path.unlink()
         else:
             with open(self.directory / "log.jsonl", "ab") as log:
-                log.truncate(self.progress.log_bytes)
+                log.truncate(min(log.tell(), self.progress.log_bytes))
         write_json(self.checkpoints / "arguments.json", dataclasses.asdict(self.arguments))
         self.starting_revision = revision(self.arguments.model)  # now: the directory may be another one at the end
         for name, p in model.named_parameters() if tensors else ():
@@ -274,7 +278,7 @@ class Run:
         os.replace(temporary, final)
         for old in self._saved_steps()[:-2]:
             shutil.rmtree(self.checkpoints / f"step-{old}", ignore_errors=True)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.progress.step
 
     def _saved_steps(self) -> list[int]:
         return sorted(int(path.name[5:]) for path in self.checkpoints.glob("step-*") if path.name[5:].isdigit())
@@ -295,8 +299,8 @@ class Run:
         return None
 
     def exit_if_stopped(self) -> None:
-        """After SIGINT or SIGTERM: says how to go on and exits with 130 or 143."""
-        if self.signal:
+        """After SIGINT or SIGTERM, once this step is saved: says how to go on and exits with 130 or 143."""
+        if self.signal and self.saved_step == self.progress.step:
             self.say(f"saved at step {self.progress.step}. To go on, run the same command with --resume")
             raise SystemExit(128 + self.signal)
 
@@ -350,8 +354,12 @@ def starting_point(model_class, args, texts: list[str], **changes):
         model = model_class(DistilBertConfig(vocab_size=len(tokenizer), **tiny, **changes))
     else:
         model, tokenizer = model_class.from_pretrained(args.model, **changes), Tokenizer.from_pretrained(args.model)
-    if len(tokenizer) > model.config.vocab_size:
-        raise UserError(f"--model {args.model}: the tokenizer has {len(tokenizer)} pieces, the model {model.config.vocab_size}")
+    try:
+        check_pair(model, tokenizer)
+    except UserError as error:
+        raise UserError(f"--model {args.model}: {error}") from None
+    if model.config.num_labels != 2:
+        raise UserError(f"--model {args.model} tells {model.config.num_labels} classes apart; these labels are of two classes")
     if args.max_length > model.config.max_position_embeddings:
         limit = model.config.max_position_embeddings
         raise UserError(f"--max_length {args.max_length} exceeds the model's {limit} positions; use --max_length {limit}")
@@ -370,6 +378,9 @@ def full_precision(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Raises `UserError` when there are none, because no validation gave a finite loss."""
+    if not weights:
+        raise UserError("no validation gave a finite loss, so there is no best step; try a smaller --learning_rate")
     for name, p in model.named_parameters():
         p.copy_(weights[name])
 

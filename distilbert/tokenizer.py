@@ -34,9 +34,14 @@ class Tokenizer:
         whole, words = directory / "tokenizer.json", directory / "vocab.txt"
         try:
             if whole.exists():
-                return cls(tokenizers.Tokenizer.from_file(str(whole)), str(whole))
+                tokenizer = cls(tokenizers.Tokenizer.from_file(str(whole)), str(whole))
+                if tokenizer.encode("") != [tokenizer.cls_id, tokenizer.sep_id]:
+                    raise UserError(f"{whole}: puts no [CLS] and [SEP] around a text; expected BERT's post-processor")
+                return tokenizer
             if words.exists():
-                return cls.from_vocabulary(words.read_text(encoding="utf-8").splitlines(), str(words))
+                # Not splitlines, which would also cut at pieces like U+2028 and shift every id after them.
+                pieces = words.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+                return cls.from_vocabulary([piece.removesuffix("\r") for piece in pieces], str(words))
         except UserError:
             raise
         except Exception as error:  # the library raises bare Exceptions for a file it can't read

@@ -82,8 +82,10 @@ def refused(directory, *words, cls=CLASSIFIER):
     """Asserts that the checkpoint is refused with a message that holds all of the words."""
     with pytest.raises(UserError) as error:
         cls.from_pretrained(directory)
-    for word in (str(directory), *words):
-        assert word in str(error.value)
+    before, where, after = str(error.value).partition(str(directory))
+    assert where  # which itself may hold one of the words
+    for word in words:
+        assert word in before + after
 
 
 # ---- the map, block by block
@@ -231,6 +233,20 @@ def test_a_bert_encoder_loads_as_a_bare_encoder(tmp_path):
     close(logits(MODEL.from_pretrained(directory)), their_output(theirs), 1e-5)
 
 
+@pytest.mark.xfail(strict=True, reason="as_distilbert adds the token types in the file's format: 1e-3 off in bf16")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_bert_is_folded_in_fp32(tmp_path, dtype):
+    directory, theirs = bert_written_by_transformers(tmp_path, "BertForMaskedLM")
+    edit(directory, lambda content: content.update({name: tensor.to(dtype) for name, tensor in content.items()}))
+    close(logits(MLM.from_pretrained(directory)), their_output(theirs.to(dtype).double()), 1e-5)
+
+
+def test_a_bert_whose_decoder_differs_from_the_word_embeddings_is_refused(tmp_path):
+    directory, _ = bert_written_by_transformers(tmp_path, "BertForMaskedLM")
+    edit(directory, lambda content: content.update({"cls.predictions.decoder.weight": torch.zeros(61, 12)}))
+    refused(directory, "differs from the word embeddings", cls=MLM)
+
+
 def test_two_tensors_that_become_one_must_be_equal(tmp_path):
     directory, _ = bert_written_by_transformers(tmp_path, "BertForMaskedLM")
     edit(directory, lambda content: content.update({"cls.predictions.decoder.bias": content["cls.predictions.bias"] + 1}))
@@ -254,6 +270,7 @@ def test_a_linear_head_without_pre_classifier_is_read_as_one(tmp_path, with_conf
         (directory / "config.json").unlink()
     mine = CLASSIFIER.from_pretrained(directory)
     assert mine.config.classifier_head == "linear" and mine.config.n_heads == 2 and not mine.head_is_fresh
+    assert mine.config.seq_classif_dropout == 0.1
     close(logits(mine), F.linear(their_output(theirs)[:, 0], weight.double(), bias.double()))
 
 
@@ -401,8 +418,9 @@ def test_the_head_of_another_task_is_ignored(tmp_path, architecture):
     close(logits(mine.encoder), their_output(theirs.distilbert))
 
 
-def test_a_token_classifiers_head_is_not_taken_for_a_linear_head(tmp_path):
-    directory, _ = written_by_transformers(tmp_path, "DistilBertForTokenClassification")
+@pytest.mark.parametrize("architecture", ["DistilBertForTokenClassification", "DistilBertForMultipleChoice"])
+def test_another_tasks_head_under_our_heads_names_is_ignored(tmp_path, architecture):
+    directory, _ = written_by_transformers(tmp_path, architecture)
     assert CLASSIFIER.from_pretrained(directory).head_is_fresh
 
 
@@ -497,6 +515,27 @@ def test_a_tensor_of_a_bert_file_is_named_as_the_file_calls_it(tmp_path, change)
     directory, _ = bert_written_by_transformers(tmp_path, "BertModel")
     edit(directory, lambda content: change(content, name))
     refused(directory, name)
+
+
+@pytest.mark.xfail(strict=True, reason="half a head is told in DistilBERT's names")
+def test_half_a_head_of_a_bert_file_is_named_as_the_file_calls_it(tmp_path):
+    directory, _ = bert_written_by_transformers(tmp_path, "BertForMaskedLM")
+    edit(directory, lambda content: content.pop("cls.predictions.transform.dense.weight"))
+    refused(directory, "half a head", "cls.predictions.transform.dense.weight", cls=MLM)
+
+
+@pytest.mark.xfail(strict=True, reason="torch.isfinite raises NotImplementedError for eight bits")
+def test_an_eight_bit_tensor_is_refused_by_name(tmp_path):
+    directory, _ = written_by_transformers(tmp_path)
+    edit(directory, put(LIN1, torch.zeros(20, 12).to(torch.float8_e4m3fn)))
+    refused(directory, LIN1, "encoder.blocks.1.feed_forward.expand.weight", "float8")
+
+
+@pytest.mark.xfail(strict=True, reason="whole numbers plus the float token types are floats, and pass")
+def test_whole_numbers_as_positions_of_a_bert_file_are_refused(tmp_path):
+    directory, _ = bert_written_by_transformers(tmp_path, "BertModel")
+    edit(directory, put("embeddings.position_embeddings.weight", torch.ones(17, 12, dtype=torch.int64)))
+    refused(directory, "embeddings.position_embeddings.weight", "int64")
 
 
 @pytest.mark.parametrize(

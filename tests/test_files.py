@@ -234,10 +234,11 @@ def test_a_server_that_is_not_there_is_a_user_error(tmp_path):
 
 
 @pytest.mark.parametrize(("page", "handler"), [("nonsense", Server), ("chunked-and-cut", ChunkedServer)])
-@pytest.mark.xfail(strict=True, reason="http.client.HTTPException is no OSError, so download lets it through as a traceback")
 def test_an_answer_that_breaks_the_protocol_is_a_user_error(tmp_path, serve, page, handler):
-    with pytest.raises(UserError, match="not downloaded"):
+    with pytest.raises(UserError, match="not downloaded") as caught:
         download(f"{serve(handler)}/{page}", tmp_path / "cache" / "file", sha256=SHA256)
+    assert len(str(caught.value).splitlines()) <= 2
+    assert names(tmp_path / "cache") == []
 
 
 def test_a_server_that_does_not_answer_is_left_after_twenty_seconds_at_most(tmp_path, monkeypatch):

@@ -87,7 +87,6 @@ def test_no_package_and_no_script_imports_a_script():
     assert {name for name in (*PACKAGES, *SCRIPTS) if IMPORTS[name] & SCRIPTS} == set()
 
 
-@pytest.mark.xfail(strict=True, reason="benchmarks/trainer.py takes its defaults from train_cls.Arguments")
 def test_no_benchmark_imports_a_script():
     assert {name for name in IMPORTS if IMPORTS[name] & SCRIPTS and name.startswith("benchmarks")} == set()
 

@@ -86,7 +86,6 @@ def test_the_models_mode_is_what_it_was(model, tokenizer, training):
     assert {module.training for module in model.modules()} == {training}
 
 
-@pytest.mark.xfail(strict=True, reason="the mode is not restored when the forward raises (no try … finally)")
 def test_the_models_mode_is_what_it_was_after_an_error_too(model):
     with pytest.raises(UserError, match="longer than the model's 17 positions"):
         predict_logits(model.train(), [np.arange(POSITIONS + 1)], 0)
@@ -220,15 +219,11 @@ def test_fill_mask_refuses_an_untrained_head_and_a_text_without_a_mask(masked_lm
         fill_mask("a [MASK]", masked_lm, tokenizer)
 
 
-@pytest.mark.xfail(strict=True, reason="fill_mask leaves the model in eval mode, unlike its neighbours")
 def test_fill_mask_leaves_the_models_mode_as_it_was(masked_lm, tokenizer):
     fill_mask("a [MASK]", masked_lm.train(), tokenizer)
     assert masked_lm.training
 
 
-@pytest.mark.xfail(
-    strict=True, raises=IndexError, reason="fill_mask does not compare tokenizer and model, as infer_reviews does"
-)
 def test_fill_mask_refuses_a_tokenizer_with_more_pieces_than_the_model(tokenizer):
     small = DistilBertForMaskedLM(our_config(vocab_size=len(VOCABULARY) - 2))
     with pytest.raises(UserError, match="not a pair"):
