@@ -39,10 +39,11 @@ import numpy as np
 from data.batches import tokenise
 from data.cls import truncate
 from data.sources import Part, check_classes, load, prepare
+from distilbert.calibration import fit_temperature
 from distilbert.errors import UserError
 from distilbert.files import read_json, write_json
 from distilbert.hub import locate
-from distilbert.metrics import classification_metrics, fit_temperature, softmax, wilson_interval
+from distilbert.metrics import classification_metrics, softmax, wilson_interval
 from distilbert.model import DistilBertForSequenceClassification
 from distilbert.precision import Precision
 from distilbert.predict import check_pair, predict_logits

@@ -32,13 +32,14 @@ import torch
 
 from data.batches import epoch_batches, tokenise
 from data.cls import classification_batch, truncate
-from data.sources import Part, check_classes, load, prepare
-from distilbert.metrics import classification_metrics, softmax
+from data.sources import check_classes, load, prepare
+from distilbert.metrics import classification_metrics
 from distilbert.model import IGNORED, DistilBertForSequenceClassification
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
 from distilbert.precision import Precision
-from distilbert.predict import predict_logits
-from distilbert.run import Run, full_precision, load_weights, starting_point, step_seed
+from distilbert.predict import predict_logits, verdicts
+from distilbert.run import Run
+from distilbert.start import full_precision, load_weights, starting_point, step_seed
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -92,7 +93,8 @@ def train(run: Run) -> None:
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps
     steps_per_epoch = math.ceil(math.ceil(len(lengths) / args.batch_size) / accumulation)
-    total_steps = args.max_steps or steps_per_epoch * args.num_train_epochs
+    epochs = args.num_train_epochs or (3 if len(parts["train"]) >= 1_000 else 5)  # little text is soon read, not soon learnt
+    total_steps = args.max_steps or steps_per_epoch * epochs
     warmup_steps = math.ceil(total_steps * args.warmup_ratio)
 
     model.train()
@@ -145,22 +147,10 @@ def train(run: Run) -> None:
     load_weights(model, best)
     logits, metrics = evaluate("test")
     run.finish(model, tokenizer, best, parts, dropped, metrics, precision.peak_memory())
-    show_verdicts(run, parts["test"], logits, metrics)
-
-
-def show_verdicts(run: Run, test: Part, logits: np.ndarray, metrics: dict) -> None:
-    """The test's figures, and five of its texts as they were judged: one wrong, if there is one."""
-    low, high = metrics["accuracy_interval"]
-    right = logits.argmax(axis=1) == test.labels
     run.say(
-        f"\ntest accuracy {metrics['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {metrics['n']} texts, "
-        f"F1 {metrics['f1']:.4f}, ROC-AUC {metrics['roc_auc']:.4f}; best validation: step {run.progress.best['step']}\n"
+        f"\n{verdicts(logits, parts['test'], metrics)}\nbest validation: step {progress.best['step']}\n\n"
+        f'The model is in {run.directory}. Try it: python evaluate.py --model {run.directory} --text "Not bad at all"'
     )
-    chosen = np.concatenate([np.flatnonzero(~right)[:1], np.flatnonzero(right)])[:5]
-    for i, confidence in zip(chosen, softmax(logits[chosen]).max(axis=1), strict=True):
-        verdict, text = "Positive" if logits[i].argmax() else "Negative", " ".join(test.texts[i].split())
-        run.say(f"{'right' if right[i] else 'WRONG'}  {verdict} {confidence:.2f}  {text[:90]}{'…' if len(text) > 90 else ''}")
-    run.say(f'\nThe model is in {run.directory}. Try it: python evaluate.py --model {run.directory} --text "Not bad at all"')
 
 
 if __name__ == "__main__":

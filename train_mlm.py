@@ -41,7 +41,8 @@ from distilbert.model import IGNORED, DistilBertForMaskedLM
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
 from distilbert.precision import Precision
 from distilbert.predict import masked_lm_totals
-from distilbert.run import Run, full_precision, load_weights, starting_point, step_seed
+from distilbert.run import Run
+from distilbert.start import full_precision, load_weights, starting_point, step_seed
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -95,7 +96,8 @@ def train(run: Run) -> None:
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps
     steps_per_epoch = math.ceil(math.ceil(len(lengths) / args.batch_size) / accumulation)
-    total_steps = args.max_steps or steps_per_epoch * args.num_train_epochs
+    epochs = args.num_train_epochs or (3 if len(parts["train"]) >= 1_000 else 5)  # little text is soon read, not soon learnt
+    total_steps = args.max_steps or steps_per_epoch * epochs
     warmup_steps = math.ceil(total_steps * args.warmup_ratio)
 
     if progress.step == 0:

@@ -31,7 +31,7 @@ from data.sources import load, prepare
 from distilbert.files import read_json
 from distilbert.metrics import classification_metrics
 from distilbert.model import DistilBertModel
-from distilbert.run import machine
+from distilbert.start import machine
 from distilbert.tokenizer import Tokenizer
 
 

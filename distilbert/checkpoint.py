@@ -8,7 +8,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -17,7 +16,15 @@ from .config import DistilBertConfig
 from .errors import UserError
 from .files import read_json, write_atomically, write_json
 from .foreign import HEADS as HEAD_NAMES
-from .foreign import OTHER_TASKS, as_distilbert, file_name, linear_head_as_transformers, linear_head_from_transformers, sizes_of
+from .foreign import (
+    OTHER_TASKS,
+    as_distilbert,
+    file_name,
+    linear_head_as_transformers,
+    linear_head_from_transformers,
+    read_tensors,
+    sizes_of,
+)
 from .hub import locate
 
 EMBEDDINGS = [  # Hugging Face's name, ours; * is weight and bias
@@ -111,7 +118,8 @@ class Pretrained:
         stored = config  # as the file is: a linear head of ours stands there in transformers' form
         if architecture == "DistilBertForSequenceClassification" and "pre_classifier" in {n.split(".")[0] for n in tensors}:
             stored = config.replace(classifier_head="pre_classifier")
-        rows, head = encoder_rows(architecture, stored), head_rows(architecture, stored)
+        head = [row for row in name_map(architecture, stored) if row.ours.startswith("head.")]
+        rows = name_map(architecture, stored)[: -len(head) or None]  # the encoder, which every checkpoint must have
         found = {row.theirs for row in head} & tensors.keys()
         if absent := found and {row.theirs for row in head} - found:
             raise UserError(f"{directory}: half a head: has {min(found)}, but no {min(absent)}")
@@ -147,16 +155,6 @@ class Pretrained:
             directory / "model.safetensors",
             lambda path: safetensors.torch.save_file(tensors, path, metadata={"format": "pt"}),
         )
-
-
-def encoder_rows(architecture: str, config: DistilBertConfig) -> list[Row]:
-    """The part of the map that every checkpoint must fill."""
-    return [row for row in name_map(architecture, config) if not row.ours.startswith("head.")]
-
-
-def head_rows(architecture: str, config: DistilBertConfig) -> list[Row]:
-    """The part that is there as a whole or not at all."""
-    return [row for row in name_map(architecture, config) if row.ours.startswith("head.")]
 
 
 def check_tensors(rows: list[Row], tensors: dict[str, Tensor], shapes: dict, called: dict[str, str], directory: Path) -> None:
@@ -199,28 +197,6 @@ def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor
     if not any(name.startswith("pre_classifier.") for name in tensors) and "classifier.weight" in tensors:
         config = config.replace(classifier_head="linear", seq_classif_dropout=0.1)
     return config, tensors, called
-
-
-def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json lists."""
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if not single.exists() and not index.exists():
-        raise UserError(f"{directory}: holds no model.safetensors; expected a directory in Hugging Face's layout")
-    files = [single]
-    if not single.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise UserError(f"{index}: weight_map is missing or not an object of file names")
-        files = [directory / Path(name).name for name in sorted(set(weight_map.values()))]  # .name: never outside
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            tensors |= safetensors.torch.load_file(file)
-        except FileNotFoundError:
-            raise UserError(f"{file}: this shard is missing; {index.name} lists it") from None
-        except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-            raise UserError(f"{file}: not a readable safetensors file ({str(error)[:100]}); is it complete?") from None
-    return tensors
 
 
 def main() -> None:

@@ -47,9 +47,9 @@ class DistilBertConfig:
 
     def __post_init__(self):
         for name, (low, high) in _LIMITS.items():
-            value, kind = getattr(self, name), type(low)
-            if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
-                raise UserError(f"config: {name} is {value!r}, expected {'a whole number' if kind is int else 'a number'}")
+            value, kinds = getattr(self, name), (int,) if isinstance(low, int) else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise UserError(f"config: {name} is {value!r}, expected {'a number' if float in kinds else 'a whole number'}")
             if not low <= value <= high:
                 raise UserError(f"config: {name} is {value}, expected {low} to {high}")
         if self.dim % self.n_heads:

@@ -1,15 +1,18 @@
-"""Checkpoints that are not quite ours: older names, BERT's names, no config.json, and a linear head for transformers."""
+"""Checkpoints that are not quite ours: shards, older names, BERT, no config.json, a linear head for transformers."""
 
 import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from .config import DistilBertConfig
 from .errors import UserError
+from .files import read_json
 
 BERT = [  # part of BERT's name, part of DistilBERT's
     (".attention.self.query.", ".attention.q_lin."),
@@ -32,6 +35,28 @@ OTHER_HEADS = r"(pooler\.|cls\.|qa_outputs\.|.*\.position_ids$)"
 OTHER_TASKS = ("TokenClassification", "MultipleChoice", "QuestionAnswering")
 POSITIONS = "distilbert.embeddings.position_embeddings.weight"
 TOKEN_TYPES = "distilbert.embeddings.token_type_embeddings.weight"
+
+
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json lists."""
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if not single.exists() and not index.exists():
+        raise UserError(f"{directory}: holds no model.safetensors; expected a directory in Hugging Face's layout")
+    files = [single]
+    if not single.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise UserError(f"{index}: weight_map is missing or not an object of file names")
+        files = [directory / Path(name).name for name in sorted(set(weight_map.values()))]  # .name: never outside
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors |= safetensors.torch.load_file(file)
+        except FileNotFoundError:
+            raise UserError(f"{file}: this shard is missing; {index.name} lists it") from None
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+            raise UserError(f"{file}: not a readable safetensors file ({str(error)[:100]}); is it complete?") from None
+    return tensors
 
 
 def as_distilbert(tensors: dict[str, Tensor], directory: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -11,9 +11,11 @@ from torch import nn
 
 from data.batches import by_length, pad
 from data.mlm import masked_batch
+from data.sources import Part
 
 from .cli import flag, parse, user_errors
 from .errors import UserError
+from .metrics import softmax
 from .model import DistilBertForMaskedLM
 from .tokenizer import Tokenizer
 
@@ -45,6 +47,21 @@ def predict_logits(model: nn.Module, sequences: Sequence[np.ndarray], pad_id: in
             ids, mask = pad([sequences[i] for i in indices], pad_id)
             logits[indices] = model(ids.to(device), mask.to(device)).float().cpu().numpy()
     return logits
+
+
+def verdicts(logits: np.ndarray, part: Part, metrics: dict) -> str:
+    """The figures of a part, and five of its texts as they were judged: one wrong, if there is one."""
+    low, high = metrics["accuracy_interval"]
+    right = logits.argmax(axis=1) == part.labels
+    lines = [
+        f"test accuracy {metrics['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {metrics['n']} texts, "
+        f"F1 {metrics['f1']:.4f}, ROC-AUC {metrics['roc_auc']:.4f}\n"
+    ]
+    chosen = np.concatenate([np.flatnonzero(~right)[:1], np.flatnonzero(right)])[:5]
+    for i, confidence in zip(chosen, softmax(logits[chosen]).max(axis=1), strict=True):
+        said, text = "Positive" if logits[i].argmax() else "Negative", " ".join(part.texts[i].split())
+        lines.append(f"{'right' if right[i] else 'WRONG'}  {said} {confidence:.2f}  {text[:90]}{'…' if len(text) > 90 else ''}")
+    return "\n".join(lines) + "\n"
 
 
 def masked_lm_totals(

@@ -134,5 +134,5 @@ def train_and_record(flags: list[str]) -> np.ndarray:
 def finished(corpus, tmp_path_factory) -> SimpleNamespace:
     """A finished run: its directory, its flags, and the logits of its test part. Copy it before changing it."""
     directory = tmp_path_factory.mktemp("private-folder") / "judge"
-    flags = [*TINY, "--data", str(corpus), "--output_dir", str(directory), "--logging_steps", "3"]
+    flags = [*TINY, "--data", str(corpus), "--output_dir", str(directory), "--logging_steps", "3", "--num_train_epochs", "3"]
     return SimpleNamespace(directory=directory, flags=flags, test_logits=train_and_record(flags))

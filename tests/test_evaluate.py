@@ -17,8 +17,8 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 import evaluate
 from data.sources import load
 from distilbert import DistilBertForSequenceClassification, DistilBertModel, Tokenizer, infer_reviews
+from distilbert.calibration import fit_temperature
 from distilbert.errors import UserError
-from distilbert.metrics import fit_temperature
 from distilbert.predict import predict_logits
 
 ROOT = Path(__file__).resolve().parent.parent

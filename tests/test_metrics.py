@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from distilbert.calibration import fit_temperature
 from distilbert.metrics import (
     classification_metrics,
     confusion_matrix,
     cross_entropy,
     expected_calibration_error,
-    fit_temperature,
     log_softmax,
     masked_lm_metrics,
     roc_auc,

@@ -31,7 +31,8 @@ from distilbert.curves import draw_curves
 from distilbert.errors import UserError
 from distilbert.metrics import classification_metrics
 from distilbert.optim import AdamW
-from distilbert.run import Progress, Run, full_precision, load_weights, machine, step_seed
+from distilbert.run import Progress, Run
+from distilbert.start import full_precision, load_weights, machine, step_seed
 
 FIGURES = {
     "n",

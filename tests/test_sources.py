@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import sources
-from data.sources import LONGEST, SAMPLE, Part, check_classes, cut_imdb, load, prepare, read_imdb, stratified
+from data.formats import LONGEST
+from data.sources import SAMPLE, Part, check_classes, cut_imdb, load, prepare, read_imdb, stratified
 from distilbert.errors import UserError
 
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,13 +18,13 @@ from conftest import TINY, imdb_members, train_and_record, write_tar
 from safetensors.torch import load_file
 
 import train_cls
-from data.sources import load
+from data.sources import Part, load
 from distilbert import DistilBertForSequenceClassification, Tokenizer, infer_reviews
 from distilbert.errors import UserError
 from distilbert.metrics import classification_metrics
 from distilbert.optim import clip_grad_norm_
 from distilbert.precision import Precision
-from distilbert.predict import predict_logits
+from distilbert.predict import predict_logits, verdicts
 from distilbert.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -268,7 +267,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
 ):
     scale_high(monkeypatch, 2.0**36, growth_interval=2)
     say_epoch_one_is_best(monkeypatch)
-    flags = ["--precision", precision, "--save_steps", save_steps, "--num_train_epochs", 3]
+    flags = ["--precision", precision, "--save_steps", save_steps, "--num_train_epochs", 3, "--logging_steps", 5]
     whole = train("whole", *flags)
     assert (0 < progress(whole, 9)["skipped"] < 5) == (precision == "fp16")
     train_and_die(train, monkeypatch, saves, *flags)
@@ -421,8 +420,15 @@ def test_a_run_of_overflows_alone_leaves_weights_and_optimizer_untouched(train, 
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(train, tmp_path, monkeypatch, capsys, number, status):
     whole = train("whole")
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    numbers = iter([number])
+
+    def clip_and_be_stopped(*args):
+        for once in numbers:
+            os.kill(os.getpid(), once)
+        return clip_grad_norm_(*args)
+
     with monkeypatch.context() as patch:
-        patch.setattr(train_cls, "clip_grad_norm_", lambda *args: os.kill(os.getpid(), number) or clip_grad_norm_(*args))
+        patch.setattr(train_cls, "clip_grad_norm_", clip_and_be_stopped)
         with pytest.raises(SystemExit) as stopped:
             train("cut")
     assert stopped.value.code == status
@@ -550,17 +556,25 @@ def test_the_end_shows_five_verdicts_one_of_them_wrong_if_there_is_one(mistakes)
     labels = np.array([0, 1, 0, 1, 1, 0, 1])
     logits = np.eye(2)[labels] * [[3.0, 5.0]]
     logits[[4, 5][:mistakes]] *= -1
-    said = []
-    run = SimpleNamespace(say=said.append, directory="runs/here", progress=SimpleNamespace(best={"step": 7}))
-    part = train_cls.Part([f"text\n{i} " + "long " * 50 for i in range(7)], labels, [])
-    train_cls.show_verdicts(run, part, logits, classification_metrics(logits, labels))
+    part = Part([f"text\n{i} " + "long " * 50 for i in range(7)], labels, [])
+    said = verdicts(logits, part, classification_metrics(logits, labels)).splitlines()
     assert f"accuracy {(7 - mistakes) / 7:.4f}" in said[0] and "on 7 texts" in said[0]
-    verdicts = [line.split()[:5] for line in said[1:6]]
+    found = [line.split()[:5] for line in said[2:]]
     expected = [["right", *rest] for rest in (("Negative", "0.95", "text", "0"), ("Positive", "0.99", "text", "1"))]
     expected += [["right", "Negative", "0.95", "text", "2"], ["right", "Positive", "0.99", "text", "3"]]
     wrong = ["WRONG", "Negative", "0.99", "text", "4"]
-    assert verdicts == ([wrong, *expected] if mistakes else [*expected, ["right", "Positive", "0.99", "text", "4"]])
-    assert "evaluate.py --model runs/here" in said[6]
+    assert found == ([wrong, *expected] if mistakes else [*expected, ["right", "Positive", "0.99", "text", "4"]])
+
+
+def test_little_text_is_read_five_times_and_much_of_it_three_times(corpus, tmp_path):
+    flags = [*TINY, "--data", str(corpus), "--train_size", "8", "--batch_size", "8", "--output_dir"]
+    train_cls.main([*flags, str(tmp_path / "little")])
+    assert log(tmp_path / "little")[-1]["epoch"] == 5
+    rows = [{"text": f"{('dull', 'lovely')[i % 2]} film", "label": i % 2} for i in range(1_250)]
+    (tmp_path / "much.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train_cls.main([*TINY, "--data", str(tmp_path / "much.jsonl"), "--keep_duplicates", "--batch_size", "1000", "--output_dir",
+                    str(tmp_path / "much")])  # fmt: skip
+    assert log(tmp_path / "much")[-1]["epoch"] == 3
 
 
 def quickstart() -> list[str]:

@@ -1,0 +1,119 @@
+"""Files of other people's making to rows (text, label, name, …). What is broken or not harmless is refused by name."""
+
+import csv
+import gzip
+import io
+import json
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from distilbert.errors import UserError
+
+IMDB = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+SST2 = "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip"
+REVIEW = re.compile(r"(?:\./)?(?:aclImdb/)?((?:train|test)/(neg|pos|unsup))/\d+_\d+\.txt")
+LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
+UNLABELLED = -1
+LONGEST = 1 << 20  # bytes of one text; IMDb's longest has 14 thousand
+Row = tuple[str, int, str, str]  # text, label, what it is called in its source, the part it is said to be of
+
+
+def imdb_reviews(path: Path) -> Iterator[tuple[str, str, int, str]]:
+    """(folder such as "train/neg", text, label, name) of each review of a tarball or an unpacked folder."""
+    for name, raw in _members(path):
+        if match := REVIEW.fullmatch(name):
+            yield match[1], _decode(raw, name), LABELS.get(match[2], UNLABELLED), name
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each text file. Refuses an archive that is broken, or whose members are not harmless."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*.txt")):
+            yield file.relative_to(path).as_posix(), file.read_bytes()
+        return
+    try:
+        with gzip.open(path) if path.name.endswith("gz") else open(path, "rb") as file, tarfile.open(fileobj=file) as archive:
+            for member in archive:
+                if member.name.startswith(("/", "\\")) or ".." in Path(member.name).parts:
+                    raise UserError(f"{path}: member {member.name!r} points outside the archive; this is not IMDb's")
+                if not (member.isfile() or member.isdir()):
+                    raise UserError(f"{path}: member {member.name!r} is a link or a device; this is not IMDb's")
+                if member.isfile() and REVIEW.fullmatch(member.name):
+                    if member.size > LONGEST:
+                        raise UserError(f"{path}: review {member.name!r} claims {member.size:,} bytes; this is not IMDb's")
+                    yield member.name, archive.extractfile(member).read(LONGEST)
+            file.seek(archive.offset)  # tarfile takes a damaged header for the end, and does not read up to gzip's checksum
+            if file.read(512) != bytes(512):
+                raise tarfile.ReadError("it breaks off, or a header is damaged")
+            while file.read(LONGEST):
+                pass
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        what = str(error).splitlines()[0]
+        raise UserError(f"{path}: a broken archive ({what}); remove it and download it again from {IMDB}") from None
+
+
+def table_rows(path: Path, content: str | None = None) -> Iterator[Row]:
+    """(text, label, name, split) of each line; label -1 and split "" where the table has no such column."""
+    content = _decode(path.read_bytes(), str(path)) if content is None else content
+    for number, record in _json_lines(content, path) if path.suffix == ".jsonl" else _csv_lines(content, path):
+        text, label = record.get("text", record.get("sentence")), record.get("label")  # GLUE's files say sentence
+        if not isinstance(text, str):
+            raise UserError(f"{path}: line {number} has no text; expected a column 'text' (and 'label': 0/1 or neg/pos)")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"{path}: line {number} holds half a surrogate pair (\\ud800 to \\udfff), which is no character")
+        key = "" if label is None else str(label).strip().lower()
+        if label is not None and key not in LABELS:
+            raise UserError(f"{path}: line {number} has the label {key[:30]!r}, expected 0, 1, neg or pos")
+        yield text, LABELS.get(key, UNLABELLED), f"line {number}", str(record.get("split") or "")
+
+
+def _json_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: line {number} is not JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise UserError(f'{path}: line {number} is not an object; expected {{"text": …, "label": 0 or 1}}')
+        yield number, record
+
+
+def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
+    csv.field_size_limit(LONGEST)
+    tabs = path.suffix != ".csv"
+    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL  # GLUE's tab-separated files quote nothing
+    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t" if tabs else ",", quoting=quoting)
+    try:
+        yield from ((reader.line_num, record) for record in reader)
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.reader.line_num} is not readable ({error})") from None
+
+
+def sst2_rows(path: Path) -> Iterator[Row]:
+    """The 872 labelled sentences of SST-2's dev set (Socher et al. 2013), from GLUE's zip."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("SST-2/dev.tsv") as file:
+            content = _decode(file.read(LONGEST), "SST-2/dev.tsv")
+    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, zlib.error) as error:  # RuntimeError: it is encrypted
+        raise UserError(f"{path}: no readable SST-2/dev.tsv in it ({error}); expected {SST2}") from None
+    return table_rows(path, content)
+
+
+def text_rows(path: Path) -> Iterator[tuple[str, int, str]]:
+    """Each line of a .txt that is not blank. Only a line feed ends one: splitlines would also cut at U+2028 and others."""
+    for number, line in enumerate(_decode(path.read_bytes(), str(path)).split("\n"), 1):
+        if line.strip():
+            yield line.strip("\r"), UNLABELLED, f"line {number}"
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: byte {error.start} is not UTF-8; convert it with: iconv -f latin1 -t utf-8") from None

@@ -1,0 +1,78 @@
+"""What both training scripts need around the loop: where to start from, seeds, copies of the weights."""
+
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .config import DistilBertConfig
+from .errors import UserError
+from .files import checksum
+from .hub import locate
+from .optim import AdamW
+from .predict import check_pair
+from .tokenizer import Tokenizer
+
+
+def revision(model: str) -> str:
+    """What the starting weights were, beyond their name: the SHA-256 of their file."""
+    if model in ("scratch", "scratch-tiny"):
+        return "random"
+    file = locate(model) / "model.safetensors"
+    return f"sha256:{checksum(file)}" if file.exists() else "sharded"
+
+
+def starting_point(model_class, args, texts: list[str], **changes):
+    """Model and tokenizer that a training script begins with; a "scratch" model takes its vocabulary from `texts`.
+
+    Raises `UserError` for what can't be loaded, and for a --max_length beyond the model's positions.
+    """
+    if args.dropout is not None:
+        changes |= dict.fromkeys(("dropout", "attention_dropout", "seq_classif_dropout"), args.dropout)
+    if args.model in ("scratch", "scratch-tiny"):
+        tokenizer = Tokenizer.from_texts(texts)
+        tiny = {"dim": 64, "hidden_dim": 256, "n_layers": 2, "n_heads": 4} if args.model == "scratch-tiny" else {}
+        model = model_class(DistilBertConfig(vocab_size=len(tokenizer), **tiny, **changes))
+    else:
+        model, tokenizer = model_class.from_pretrained(args.model, **changes), Tokenizer.from_pretrained(args.model)
+    try:
+        check_pair(model, tokenizer)
+    except UserError as error:
+        raise UserError(f"--model {args.model}: {error}") from None
+    if model.config.num_labels != 2:
+        raise UserError(f"--model {args.model} tells {model.config.num_labels} classes apart; these labels are of two classes")
+    if args.max_length > model.config.max_position_embeddings:
+        limit = model.config.max_position_embeddings
+        raise UserError(f"--max_length {args.max_length} exceeds the model's {limit} positions; use --max_length {limit}")
+    return model, tokenizer
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A 64-bit seed for one step, unlike that of any other (seed, step)."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+
+
+def full_precision(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
+    """A copy of the weights as the optimizer knows them."""
+    return {name: optimizer.master(p).clone() for name, p in model.named_parameters()}
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Raises `UserError` when there are none, because no validation gave a finite loss."""
+    if not weights:
+        raise UserError("no validation gave a finite loss, so there is no best step; try a smaller --learning_rate")
+    for name, p in model.named_parameters():
+        p.copy_(weights[name])
+
+
+def machine() -> dict:
+    """Kinds and counts, no names of hosts or users: a record can be published."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"system": platform.system(), "processor": processor, "threads": torch.get_num_threads(), "gpu": gpu}
