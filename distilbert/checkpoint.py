@@ -1,6 +1,6 @@
 """Checkpoints in Hugging Face's layout: the name map, and strict reading and writing with it.
 
-A file is read in three steps: `read_tensors` (bytes to named tensors), `foreign.as_distilbert` (older names and BERT's
+A file is read in three steps: `foreign.read_tensors` (bytes to named tensors), `foreign.as_distilbert` (older names and BERT's
 become today's DistilBERT names), `to_ours`. Writing goes through the same map backwards.
 """
 
@@ -12,19 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from . import foreign
 from .config import DistilBertConfig
 from .errors import UserError
 from .files import read_json, write_atomically, write_json
-from .foreign import HEADS as HEAD_NAMES
-from .foreign import (
-    OTHER_TASKS,
-    as_distilbert,
-    file_name,
-    linear_head_as_transformers,
-    linear_head_from_transformers,
-    read_tensors,
-    sizes_of,
-)
 from .hub import locate
 
 EMBEDDINGS = [  # Hugging Face's name, ours; * is weight and bias
@@ -129,13 +120,13 @@ class Pretrained:
         check_tensors(rows, tensors, shapes, called, directory)
         tensors = {row.theirs: tensors[row.theirs].float() for row in rows}
         if found and stored != config:
-            tensors = linear_head_from_transformers(tensors, directory)
+            tensors = foreign.linear_head_from_transformers(tensors, directory)
         if architecture == "DistilBertForSequenceClassification":
             wanted = classifier_head or (config.classifier_head if found else "linear")
             if not found or wanted != config.classifier_head:
                 found, dropout = set(), 0.1 if wanted == "linear" else 0.2
                 config = config.replace(classifier_head=wanted, seq_classif_dropout=dropout)
-                tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD_NAMES)}
+                tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(foreign.HEADS)}
         network = cls(config.replace(**changes))
         network.load_state_dict(to_ours(name_map(architecture, config), tensors), strict=False)  # strict was `check_tensors`
         network.head_is_fresh = bool(head) and not found
@@ -149,7 +140,7 @@ class Pretrained:
         ours = {name: tensor.detach().float().cpu() for name, tensor in (state or self.state_dict()).items()}
         tensors = to_theirs(name_map(type(self).__name__, config), ours)
         if type(self).__name__ == "DistilBertForSequenceClassification" and config.classifier_head == "linear":
-            tensors = linear_head_as_transformers(tensors, config.n_layers)
+            tensors = foreign.linear_head_as_transformers(tensors, config.n_layers)
         write_json(directory / "config.json", config.to_dict(type(self).__name__))
         write_atomically(
             directory / "model.safetensors",
@@ -163,7 +154,7 @@ def check_tensors(rows: list[Row], tensors: dict[str, Tensor], shapes: dict, cal
         shape = list(shapes[row.ours])
         if row.third is not None:
             shape[0] //= 3
-        name = f"{directory}: tensor {file_name(row.theirs, called)} (our {row.ours})"
+        name = f"{directory}: tensor {foreign.file_name(row.theirs, called)} (our {row.ours})"
         if row.theirs not in tensors:
             raise UserError(f"{name} is missing")
         tensor = tensors[row.theirs]
@@ -175,24 +166,24 @@ def check_tensors(rows: list[Row], tensors: dict[str, Tensor], shapes: dict, cal
             raise UserError(f"{name} holds NaN or infinite values")
     known = {row.theirs for row in rows}
     for name in tensors:
-        if name not in known and not name.startswith(HEAD_NAMES):
-            raise UserError(f"{directory}: tensor {file_name(name, called)} has no place in this model of {len(known)} tensors")
+        if name not in known and not name.startswith(foreign.HEADS):
+            raise UserError(f"{directory}: tensor {foreign.file_name(name, called)} has no place in this model")
 
 
 def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor], dict[str, str]]:
     """Configuration, tensors under DistilBERT's names with the prefix `distilbert.`, and what the file calls each."""
-    tensors, called = as_distilbert(read_tensors(directory), directory)
+    tensors, called = foreign.as_distilbert(foreign.read_tensors(directory), directory)
     path = directory / "config.json"
     try:
         raw = read_json(path) if path.exists() else {}
-        config = DistilBertConfig.from_dict(raw) if path.exists() else sizes_of(tensors, directory)
+        config = DistilBertConfig.from_dict(raw) if path.exists() else foreign.sizes_of(tensors, directory)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     words = tensors.get("distilbert.embeddings.word_embeddings.weight")
     decoder = tensors.pop("vocab_projector.weight", words)
     if decoder is not None and words is not None and not torch.equal(decoder, words):
         raise UserError(f"{directory}: vocab_projector.weight differs from the word embeddings; this model ties the two")
-    if any(task in str(raw.get("architectures")) for task in OTHER_TASKS):  # whose head has our heads' names
+    if any(task in str(raw.get("architectures")) for task in foreign.OTHER_TASKS):  # whose head has our heads' names
         tensors = {name: t for name, t in tensors.items() if not name.startswith(("classifier.", "pre_classifier."))}
     if not any(name.startswith("pre_classifier.") for name in tensors) and "classifier.weight" in tensors:
         config = config.replace(classifier_head="linear", seq_classif_dropout=0.1)

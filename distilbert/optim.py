@@ -96,10 +96,7 @@ class AdamW(torch.optim.Optimizer):
     the copies now, before the parameters themselves are rounded.
     """
 
-    def __init__(
-        self, params, lr: float = 1e-3, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01,
-        master_weights: bool = False,
-    ):  # fmt: skip
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, master_weights: bool = False):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         if master_weights:
             for group in self.param_groups:
