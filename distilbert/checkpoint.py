@@ -113,7 +113,9 @@ class Pretrained:
         rows = name_map(architecture, stored)[: -len(head) or None]  # the encoder, which every checkpoint must have
         found = {row.theirs for row in head} & tensors.keys()
         if absent := found and {row.theirs for row in head} - found:
-            raise UserError(f"{directory}: half a head: has {min(found)}, but no {min(absent)}")
+            raise UserError(
+                f"{directory}: half a head: has {called[min(found)]}, but no {foreign.file_name(min(absent), called)}"
+            )
         rows += head if found else []
         with torch.device("meta"):  # shapes only: what does not fit is refused before memory is taken for it
             shapes = {name: p.shape for name, p in cls(stored).named_parameters()}
@@ -160,8 +162,8 @@ def check_tensors(rows: list[Row], tensors: dict[str, Tensor], shapes: dict, cal
         tensor = tensors[row.theirs]
         if list(tensor.shape) != shape:
             raise UserError(f"{name} has shape {list(tensor.shape)}, expected {shape}")
-        if not tensor.is_floating_point():
-            raise UserError(f"{name} has dtype {str(tensor.dtype)[6:]}, expected a floating-point one")
+        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            raise UserError(f"{name} has dtype {str(tensor.dtype)[6:]}, expected 16, 32 or 64 bits of floating point")
         if not torch.isfinite(tensor).all():
             raise UserError(f"{name} holds NaN or infinite values")
     known = {row.theirs for row in rows}

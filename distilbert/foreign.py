@@ -80,10 +80,10 @@ def as_distilbert(tensors: dict[str, Tensor], directory: Path) -> tuple[dict[str
             raise UserError(f"{directory}: tensor {name} stands there twice, with different values")
         renamed[new], called[new] = tensor, name
     types, positions = renamed.pop(TOKEN_TYPES, None), renamed.get(POSITIONS)
-    if types is not None and positions is not None:
+    if types is not None and positions is not None and positions.is_floating_point():
         if types.ndim != 2 or len(types) == 0 or types.shape[1:] != positions.shape[1:] or not types.is_floating_point():
             raise UserError(f"{directory}: token_type_embeddings has shape {list(types.shape)}, unlike the positions'")
-        renamed[POSITIONS] = positions + types[0]
+        renamed[POSITIONS] = positions.float() + types[0].float()  # a sum of halves, rounded to half, would be another
     return renamed, called
 
 

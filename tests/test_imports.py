@@ -38,8 +38,13 @@ def imports(name, tree):
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             origin = ".".join([*above, *filter(None, [node.module])])
-            found |= {origin} | {f"{origin}.{alias.name}" for alias in node.names}
+            names = {f"{origin}.{alias.name}" for alias in node.names}
+            found |= names if all(map(is_module, names)) else names | {origin}  # a package's module, not its front door
     return found
+
+
+def is_module(name):
+    return (ROOT / f"{name.replace('.', '/')}.py").exists()
 
 
 TREES = sources()
@@ -50,10 +55,11 @@ PACKAGES = [name for name in TREES if name.split(".")[0] in ("distilbert", "data
 
 
 def test_the_reader_of_imports_sees_all_their_forms():
-    source = "import a.b, c\nfrom .x import y\nfrom . import z\ndef f():\n    from d import e as g\n"
+    source = "import a.b, c\nfrom .x import y\nfrom . import z\nfrom . import hub\ndef f():\n    from d import e as g\n"
     assert imports("distilbert.some", ast.parse(source)) == {
-        *("a.b", "c", "distilbert.x", "distilbert.x.y", "distilbert", "distilbert.z", "d", "d.e"),
+        *("a.b", "c", "distilbert.x", "distilbert.x.y", "distilbert", "distilbert.z", "distilbert.hub", "d", "d.e"),
     }
+    assert imports("distilbert.some", ast.parse("from . import hub")) == {"distilbert.hub"}
     assert {"distilbert.config", "distilbert.optim", "data.batches", "train_cls"} <= TREES.keys()
     assert "distilbert.checkpoint" in OURS["distilbert.model"] and "data.batches" in OURS["data.cls"]
 

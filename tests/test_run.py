@@ -511,6 +511,23 @@ def test_the_curves_of_two_runs_are_drawn_with_their_names(finished, tmp_path):
     assert (finished.directory / "curves.svg").read_text().startswith("<?xml")
 
 
+def test_the_curves_are_the_lines_of_the_log(finished, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda _, x, y, **style: drawn.append((x, y)))
+    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda _: None)
+    draw_curves([finished.directory], tmp_path / "curves.svg")
+    training = [line for line in log(finished.directory) if "loss" in line]
+    evaluations = [line for line in log(finished.directory) if "eval_loss" in line]
+    speed = [line["tokens"] / line["seconds"] for line in training]
+    steps = [line["step"] for line in training]
+    assert drawn == [
+        (steps, [line["loss"] for line in training]),
+        ([8, 16, 24], [line["eval_accuracy"] for line in evaluations]),
+        (steps, [line["learning_rate"] for line in training]),
+        (steps, speed),
+    ]
+
+
 def test_curves_survive_a_nan_in_the_log(tmp_path):
     lines = [
         {"step": 1, "epoch": 0, "loss": None, "learning_rate": 0.1, "grad_norm": None, "tokens": 5, "seconds": 0.0},

@@ -345,6 +345,16 @@ def test_resume_with_another_recipe_is_refused_and_nothing_changes(train, tmp_pa
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.xfail(strict=True, reason="--data is compared by name alone, so other texts in the same file go unnoticed")
+def test_resume_on_texts_that_have_changed_is_refused(corpus, tmp_path, train, monkeypatch):
+    copy = tmp_path / "toy.jsonl"
+    copy.write_text(corpus.read_text())
+    train_and_die(train, monkeypatch, 1, "--data", copy)
+    copy.write_text(corpus.read_text().replace("lovely", "dreadful"))
+    with pytest.raises(UserError, match=r"toy\.jsonl"):
+        train("cut", "--data", copy, "--resume")
+
+
 def test_resume_may_change_what_is_only_reported_and_keeps_what_auto_meant(train, tmp_path, monkeypatch):
     for fast, name in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr("distilbert.precision.fast_bf16", lambda _, fast=fast: fast)
