@@ -1,5 +1,6 @@
 """Ids to batches: the token cache, the order of an epoch, and padding. All order is a pure function of (seed, epoch)."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,11 +45,9 @@ def tokenise(texts: list[str], encode: Encode, identity: str) -> TokenTable:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-
-    write_atomically(path, write)
+    content = io.BytesIO()  # numpy's own writing to a full disk raises an error that does not say so
+    np.save(content, array, allow_pickle=False)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, batching: str = "length") -> list[np.ndarray]:

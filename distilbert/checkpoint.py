@@ -163,7 +163,7 @@ def check_tensors(rows: list[Row], tensors: dict[str, Tensor], shapes: dict, cal
         if list(tensor.shape) != shape:
             raise UserError(f"{name} has shape {list(tensor.shape)}, expected {shape}")
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-            raise UserError(f"{name} has dtype {str(tensor.dtype)[6:]}, expected 16, 32 or 64 bits of floating point")
+            raise UserError(f"{name} has dtype {str(tensor.dtype)[6:]}, expected a floating-point one of 16 to 64 bits")
         if not torch.isfinite(tensor).all():
             raise UserError(f"{name} holds NaN or infinite values")
     known = {row.theirs for row in rows}

@@ -36,12 +36,14 @@ def parse(arguments_class: type, argv: list[str] | None = None, presets: dict[st
     for item in fields(arguments_class):
         default = item.default_factory() if item.default is MISSING else item.default
         options = {"dest": item.name, "default": argparse.SUPPRESS}
-        options["help"] = item.metadata["help"].replace("%", "%%") + f" (default: {default})"
+        options["help"] = item.metadata["help"].replace("%", "%%") + (
+            f" (default: {default})" if default not in (None, "") else ""
+        )
         if item.type is bool:
             options["action"] = "store_true"
         else:
             options["type"] = _converter(item)
-            options["metavar"] = "|".join(item.metadata["choices"]) or item.name.split("_")[-1].upper()
+            options["metavar"] = "|".join(filter(None, item.metadata["choices"])) or item.name.split("_")[-1].upper()
         names = dict.fromkeys([f"--{item.name}", f"--{item.name.replace('_', '-')}"])
         parser.add_argument(*names, **options)
     given = vars(parser.parse_args(argv))

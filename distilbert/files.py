@@ -1,5 +1,6 @@
 """Writing so that a crash leaves the previous file whole, and reading so that a broken file is said to be one."""
 
+import errno
 import hashlib
 import http.client
 import json
@@ -97,5 +98,7 @@ def download(url: str, path: Path, **expected: str) -> Path:
         try:
             write_atomically(path, fetch)
         except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
             raise UserError(f"{url}: not downloaded ({error}). Fetch it by other means and give its path as --data") from None
     return path

@@ -38,7 +38,7 @@ def locate(model: str) -> Path:
     if Path(model).is_dir():
         return Path(model)
     name = SHORT_NAMES.get(model, model)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if name.count("/") != 1 or name.startswith((".", "/", "~", "runs/")):
         known = ", ".join(SHORT_NAMES)
         raise UserError(f"--model {model}: no such directory, and not one of {known}, nor a hub id like owner/name")
     if name == MINILM:

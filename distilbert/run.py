@@ -49,6 +49,7 @@ class Progress:
     steps_in_epoch: int = 0
     seconds: float = 0.0  # of training, without evaluation and saving
     log_bytes: int = 0  # how long log.jsonl was
+    fingerprint: str = ""  # of the texts
     best: dict = dataclasses.field(default_factory=dict)  # step, score and metrics of the best validation
     loss: float = 0.0  # this and the rest: sums since the last line of the log
     labels: int = 0
@@ -173,7 +174,11 @@ class Run:
         return {name[5:]: tensor for name, tensor in (tensors or {}).items() if name.startswith("best/")}
 
     def describe(self, parts: dict, dropped: int, lengths: np.ndarray, precision: Precision) -> None:
-        """Says what is about to be trained on."""
+        """Says what is about to be trained on. Raises `UserError` when a resumed run would go on with other texts."""
+        texts = fingerprint(text for part in parts.values() for text in part.texts)
+        if self.progress.step and self.progress.fingerprint != texts:
+            raise UserError(f"--resume: the texts of --data {self.arguments.data} have changed; use another --output_dir")
+        self.progress.fingerprint = texts
         sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
         self.say(f"{self.arguments.data}: {sizes}; {dropped} dropped that also stand in validation or test")
         self.say(f"{lengths.mean():.0f} tokens a text on average, {precision.kind} on {precision.device}")
@@ -319,7 +324,7 @@ class Run:
             "data": {name: len(part) for name, part in parts.items()}
             | {
                 "dropped_duplicates": dropped,
-                "fingerprint": fingerprint(text for part in parts.values() for text in part.texts),
+                "fingerprint": self.progress.fingerprint,
             },
             "best_step": self.progress.best["step"],
             "metrics": {"validation": self.progress.best["metrics"], "test": test},

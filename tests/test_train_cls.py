@@ -345,7 +345,6 @@ def test_resume_with_another_recipe_is_refused_and_nothing_changes(train, tmp_pa
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.xfail(strict=True, reason="--data is compared by name alone, so other texts in the same file go unnoticed")
 def test_resume_on_texts_that_have_changed_is_refused(corpus, tmp_path, train, monkeypatch):
     copy = tmp_path / "toy.jsonl"
     copy.write_text(corpus.read_text())
