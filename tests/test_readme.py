@@ -1,0 +1,61 @@
+"""The README against the tree and the records: commands parse, files exist, figures are those of results/."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train_cls
+import train_mlm
+from distilbert.cli import parse
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python ")
+]
+SCRIPTS = {"train_cls.py": train_cls, "train_mlm.py": train_mlm, "evaluate.py": evaluate}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_names_what_exists_and_its_flags_parse(command):
+    if command[1] == "-m":
+        assert (ROOT / (command[2].replace(".", "/") + ".py")).exists()
+    else:
+        script = SCRIPTS[command[1]]
+        parse(script.Arguments, command[2:], getattr(script, "PRESETS", None))
+
+
+def test_every_file_it_names_is_there():
+    names = re.findall(r"`((?:distilbert|data|tests|benchmarks|results)/[\w./]*|\w+\.(?:py|cff))`", TEXT)
+    assert len(names) > 15
+    for name in names:
+        assert (ROOT / name).exists() or (ROOT / "distilbert" / name).exists(), name
+
+
+def test_the_map_names_every_module():
+    for path in [*ROOT.glob("*.py"), *(ROOT / "distilbert").glob("[a-z]*.py"), *(ROOT / "data").glob("[a-z]*.py")]:
+        assert path.name in TEXT, path.name
+
+
+def test_each_row_of_the_results_is_its_record():
+    rows = re.findall(r"\| `([\w-]+\.json)` \|(.*)\|", TEXT)
+    assert {name for name, _ in rows} == {path.name for path in (ROOT / "results").glob("*.json")}
+    for name, cells in rows:
+        record = json.loads((ROOT / "results" / name).read_text())
+        test = record["metrics"]["test"]
+        figures = [test["accuracy"], *test["accuracy_interval"], test["f1"], test["roc_auc"]]
+        assert re.findall(r"\.\d{3}", cells) == [f"{figure:.3f}"[1:] for figure in figures]
+        assert f"{record['data']['train']:,}" in cells and f"{test['n']:,}" in cells
+
+
+def test_records_can_be_published():
+    for path in (ROOT / "results").glob("*.json"):
+        record = json.loads(path.read_text())
+        assert not [value for value in record["arguments"].values() if isinstance(value, str) and "/" in value]
