@@ -41,7 +41,7 @@ def starting_point(model_class, args, texts: list[str], **changes):
         check_pair(model, tokenizer)
     except UserError as error:
         raise UserError(f"--model {args.model}: {error}") from None
-    if model.config.num_labels != 2:
+    if "classifier_head" in changes and model.config.num_labels != 2:
         raise UserError(f"--model {args.model} tells {model.config.num_labels} classes apart; these labels are of two classes")
     if args.max_length > model.config.max_position_embeddings:
         limit = model.config.max_position_embeddings

@@ -1,6 +1,6 @@
 """data/batches.py and data/cls.py: the token cache, the order of an epoch, padding and truncation."""
 
-import io
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import batches
 from data.batches import by_length, epoch_batches, pad, tokenise
 from data.cls import classification_batch, truncate
 from distilbert.files import cache_directory, fingerprint
@@ -72,7 +71,7 @@ def test_the_order_is_a_pure_function_of_seed_and_epoch(batching):
 @BATCHING
 def test_another_epoch_or_seed_is_another_order_of_other_batches(batching):
     lengths = review_lengths()
-    orders = [epoch_batches(lengths, 16, seed, epoch, batching) for seed, epoch in ((3, 5), (3, 6), (5, 3), (8, 0))]
+    orders = [epoch_batches(lengths, 16, seed, epoch, batching) for seed, epoch in ((3, 5), (3, 6), (4, 5), (5, 3))]
     members = [frozenset(indices.tolist()) for order in orders for indices in order]
     assert len(set(members)) == len(members) == 4 * 500  # no batch comes twice
 
@@ -201,24 +200,21 @@ def test_an_interruption_while_encoding_leaves_nothing(cache):
     assert tokenise(texts, encode, "letters")[1_500].tolist() == encode(["1500"])[0]
 
 
-@pytest.mark.parametrize("broken_write", [1, 2])  # of the ids, of where each text ends
-def test_an_interrupted_write_leaves_no_usable_half(cache, monkeypatch, broken_write):
-    writes, save = [], np.save
+@pytest.mark.parametrize("interrupted", [1, 2])  # the file of the ids, that of where each text ends
+def test_an_interrupted_write_leaves_no_usable_half(cache, monkeypatch, interrupted):
+    renames, replace = [], os.replace
 
-    def half(file, array, **options):
-        writes.append(1)
-        if len(writes) == broken_write:
-            whole = io.BytesIO()
-            save(whole, array, **options)
-            file.write(whole.getvalue()[:-3])
+    def stopped(temporary, path):
+        renames.append(path)
+        if len(renames) == interrupted:
             raise KeyboardInterrupt
-        save(file, array, **options)
+        replace(temporary, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(batches.np, "save", half)
+        patch.setattr(os, "replace", stopped)
         with pytest.raises(KeyboardInterrupt):
             tokenise(TEXTS, encode, "letters")
-    assert len(files(cache)) == broken_write - 1  # whole files only, and no temporary one
+    assert len(files(cache)) == interrupted - 1  # whole files only, and no temporary one
     table = tokenise(TEXTS, encode, "letters")
     assert [table[i].tolist() for i in range(4)] == encode(TEXTS)
     assert len(files(cache)) == 2

@@ -208,7 +208,7 @@ def test_fill_mask_gives_the_likeliest_pieces_of_each_mask_in_order(masked_lm, t
         best = probabilities[place].argsort(descending=True)[:3]
         assert [piece for piece, _ in found] == [VOCABULARY[i] for i in best]
         assert [p for _, p in found] == pytest.approx(probabilities[place][best].tolist(), abs=1e-6)
-    assert len(fill_mask("a [MASK]", masked_lm, tokenizer)[0]) == 5
+    assert [[type(value) for value in pair] for pair in fill_mask("a [MASK]", masked_lm, tokenizer)[0]] == [[str, float]] * 5
 
 
 def test_fill_mask_refuses_an_untrained_head_and_a_text_without_a_mask(masked_lm, tokenizer):
