@@ -75,13 +75,13 @@ def test_distilbert_is_asked_for_at_its_pinned_revision_and_others_at_their_newe
         assert not options["local_files_only"]
 
 
-@pytest.mark.parametrize("name", ["minilmm", "runs/cls/", "/no/where", "~/model", "./model", "../model", "a/b/c"])
+@pytest.mark.parametrize("name", ["minilmm", "runs/cls", "runs/cls/", "/no/where", "~/model", "./model", "../model", "a/b/c"])
 def test_an_unknown_name_is_refused_with_the_known_ones(name):
     with pytest.raises(UserError, match=re.escape(f"--model {name}: no such directory") + ".*minilm, distilbert-base-uncased"):
         locate(name)
 
 
-@pytest.mark.parametrize("name", ["runs/my model", "runs/cls..", "runs/" + "x" * 97])
+@pytest.mark.parametrize("name", ["owner/my model", "owner/name..", "owner/" + "x" * 97])
 def test_what_cannot_be_a_hub_id_is_refused_too(name):
     with pytest.raises(UserError, match=re.escape(name)):
         locate(name)
@@ -142,6 +142,7 @@ def test_any_reply_is_an_answer(status):
         assert hub.answers(f"http://127.0.0.1:{server.server_port}")
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_endpoint_that_is_no_address_is_not_an_answer():
     assert not hub.answers("hub.local")
 

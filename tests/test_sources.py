@@ -156,9 +156,10 @@ def test_a_broken_archive_is_said_to_be_broken_and_where_to_get_another(tmp_path
         load(data)
 
 
-def test_a_broken_archive_is_said_in_two_lines_at_most(tmp_path):
+@pytest.mark.parametrize("name", ["imdb.tar.gz", "imdb.tar"])
+def test_a_broken_archive_is_said_in_two_lines_at_most(tmp_path, name):
     with pytest.raises(UserError) as caught:
-        load(write(tmp_path / "imdb.tar.gz", BROKEN["not a tar"](b"")))
+        load(write(tmp_path / name, BROKEN["not a tar"](b"")))
     assert len(str(caught.value).splitlines()) <= 2
 
 
