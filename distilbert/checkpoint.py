@@ -177,7 +177,7 @@ def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor
     tensors, called = foreign.as_distilbert(foreign.read_tensors(directory), directory)
     path = directory / "config.json"
     try:
-        raw = read_json(path) if path.exists() else {}
+        raw = foreign.config_of_bert(read_json(path)) if path.exists() else {}
         config = DistilBertConfig.from_dict(raw) if path.exists() else foreign.sizes_of(tensors, directory)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -4,14 +4,6 @@ from dataclasses import dataclass, field, fields, replace
 
 from .errors import UserError
 
-_FROM_BERT = {  # a BERT config.json describes a DistilBERT under other names
-    "hidden_size": "dim",
-    "intermediate_size": "hidden_dim",
-    "num_hidden_layers": "n_layers",
-    "num_attention_heads": "n_heads",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-}
 _LIMITS = {  # beyond these a file is broken, and refused before anything is allocated
     "vocab_size": (5, 1_000_000),
     "max_position_embeddings": (3, 32_768),
@@ -71,19 +63,17 @@ class DistilBertConfig:
 
     @classmethod
     def from_dict(cls, raw: dict) -> "DistilBertConfig":
-        """From the content of a Hugging Face config.json, of DistilBERT or of BERT. Unknown keys are ignored.
+        """From the content of a Hugging Face config.json (a BERT's: `foreign.config_of_bert` first). Unknown keys are ignored.
 
         Raises `UserError` for another architecture, another activation, or a norm epsilon that is not 1e-12.
         """
         family = raw.get("model_type", "distilbert")
-        if family not in ("distilbert", "bert"):
+        if family != "distilbert":
             raise UserError(f"config: model_type is {family!r}, expected 'distilbert' or 'bert'")
         needed = {"activation": "gelu", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"}
         for key, value in needed.items():
             if raw.get(key, value) != value:
                 raise UserError(f"config: {key} is {raw[key]!r}, but this model has {value!r} only")
-        if family == "bert":
-            raw = {_FROM_BERT.get(key, key): value for key, value in raw.items()}
         known = {field.name for field in fields(cls)} - {"id2label"}
         values = {key: value for key, value in raw.items() if key in known}
         if "classifier_head" not in raw:  # transformers' files do not say, because transformers has only this one

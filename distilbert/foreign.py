@@ -29,6 +29,14 @@ BERT = [  # part of BERT's name, part of DistilBERT's
     ("cls.predictions.decoder.", "vocab_projector."),
     ("cls.predictions.bias", "vocab_projector.bias"),
 ]
+BERT_CONFIG = {  # a BERT config.json describes a DistilBERT under other names
+    "hidden_size": "dim",
+    "intermediate_size": "hidden_dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+}
 OLDER = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")]
 HEADS = ("vocab_", "pre_classifier.", "classifier.")
 OTHER_HEADS = r"(pooler\.|cls\.|qa_outputs\.|.*\.position_ids$)"
@@ -85,6 +93,13 @@ def as_distilbert(tensors: dict[str, Tensor], directory: Path) -> tuple[dict[str
             raise UserError(f"{directory}: token_type_embeddings has shape {list(types.shape)}, unlike the positions'")
         renamed[POSITIONS] = positions.float() + types[0].float()  # a sum of halves, rounded to half, would be another
     return renamed, called
+
+
+def config_of_bert(raw: dict) -> dict:
+    """The content of a BERT's config.json as a DistilBERT's; any other comes back as it is."""
+    if raw.get("model_type") != "bert":
+        return raw
+    return {BERT_CONFIG.get(key, key): value for key, value in raw.items()} | {"model_type": "distilbert"}
 
 
 def is_bert(names: Iterable[str]) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from distilbert.config import DistilBertConfig
 from distilbert.errors import UserError
+from distilbert.foreign import config_of_bert
 
 RATES = {"dropout": 0.11, "attention_dropout": 0.22, "seq_classif_dropout": 0.33, "initializer_range": 0.04}
 FIELDS = [field.name for field in dataclasses.fields(DistilBertConfig) if field.name not in ("classifier_head", "id2label")]
@@ -19,7 +20,7 @@ FIELDS = [field.name for field in dataclasses.fields(DistilBertConfig) if field.
 
 def read(**changes) -> DistilBertConfig:
     """Through a file's text, in which every key is a string."""
-    return DistilBertConfig.from_dict(json.loads(json.dumps(changes)))
+    return DistilBertConfig.from_dict(config_of_bert(json.loads(json.dumps(changes))))
 
 
 def test_the_defaults_are_those_of_distilbert_base_uncased():
