@@ -1,0 +1,158 @@
+"""Does adapting the encoder help the classifier? The same seeds and steps with and without, at several numbers of labels.
+
+    python benchmarks/adaptation.py --data aclImdb_v1.tar.gz
+
+It runs the shipped commands one after the other: train_mlm.py once, then for each number of labels, seed and arm train_cls.py
+(validation on 500 reviews) and evaluate.py (2,000 test reviews). What is finished is not run again, what was interrupted is
+resumed: start it again at any time. After each run results/adaptation/ holds the figures so far: runs.json, curves.svg.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from distilbert.files import read_json, write_atomically, write_json
+from distilbert.metrics import wilson_interval
+
+ADAPT = ["--max_length", "256", "--max_steps", "900", "--batch_size", "32", "--learning_rate", "4e-4", "--eval_size", "500"]
+CLASSIFY = ["--max_length", "256", "--eval_size", "500"]
+ARMS = ("plain", "adapted")
+
+
+def commands(given: argparse.Namespace, arm: str, labels: int, seed: int) -> tuple[Path, list[list[str]]]:
+    """The run directory of one cell of the experiment, and the commands that fill it."""
+    run = given.runs / f"{arm}-{labels}-{seed}"
+    model = given.model if arm == "plain" else str(given.runs / "mlm")
+    train = ["train_cls.py", "--model", model, "--data", given.data, "--train_size", str(labels), "--seed", str(seed)]
+    test = ["evaluate.py", "--model", str(run), "--eval_size", str(given.test_size)]
+    return run, [[*train, *given.classify, "--output_dir", str(run), "--resume"], test]
+
+
+def call(command: list[str]) -> None:
+    """Ends the experiment when a command does: what was said on the way says why."""
+    print("python", *command, flush=True)
+    status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
+    if status:
+        sys.exit(status)
+
+
+def measured(run: Path) -> bool:
+    return (run / "run.json").exists() and any(run.glob("eval-*.json"))
+
+
+def record_of(run: Path, arm: str, labels: int, seed: int) -> dict:
+    """One cell: the test counts, and the validation by step."""
+    (evaluated,) = run.glob("eval-*.json")
+    test = read_json(evaluated)
+    lines = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    curve = [[line["step"], line["eval_loss"], line["eval_accuracy"]] for line in lines if "eval_loss" in line]
+    right = sum(test["confusion_matrix"][i][i] for i in (0, 1))
+    return {"arm": arm, "labels": labels, "seed": seed, "n": test["n"], "right": right, "validation": curve}
+
+
+def table(records: list[dict]) -> str:
+    """In Markdown, a row a number of labels: each arm's accuracy over its seeds, and what adaptation changes.
+
+    The gain is the mean over seeds run in both arms, with its standard error; the interval of an arm is Wilson's over all
+    its judgements.
+    """
+    lines = ["| labels | seeds | without | adapted | gain | errors avoided |", "|---|---|---|---|---|---|"]
+    for labels in sorted({record["labels"] for record in records}):
+        arms = {arm: {r["seed"]: r for r in records if (r["labels"], r["arm"]) == (labels, arm)} for arm in ARMS}
+        seeds = sorted(arms["plain"].keys() & arms["adapted"].keys())
+        if not seeds:
+            continue
+        cells, mistakes = [], []
+        for arm in ARMS:
+            right, n = (sum(arms[arm][seed][key] for seed in seeds) for key in ("right", "n"))
+            low, high = wilson_interval(right, n)
+            cells.append(f"{right / n:.4f} ({low:.4f} to {high:.4f})")
+            mistakes.append(n - right)
+        gains = [(arms["adapted"][s]["right"] - arms["plain"][s]["right"]) / arms["plain"][s]["n"] for s in seeds]
+        mean = sum(gains) / len(gains)
+        error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / max(len(gains) - 1, 1) / len(gains))
+        spread = f" ± {error:.4f}" if len(gains) > 1 else ""
+        share = (mistakes[0] - mistakes[1]) / max(mistakes[0], 1)
+        lines.append(f"| {labels:,} | {len(seeds)} | {cells[0]} | {cells[1]} | {mean:+.4f}{spread} | {share:.1%} |")
+    return "\n".join(lines)
+
+
+def draw(records: list[dict], output: Path) -> None:
+    """Left: test accuracy by labels. Then, for each number of labels, the validation loss by step, a line a seed."""
+    from matplotlib.figure import Figure
+
+    sizes = sorted({record["labels"] for record in records})
+    figure = Figure(figsize=(3.4 * (1 + len(sizes)), 3.2), layout="constrained")
+    panels = figure.subplots(1, 1 + len(sizes))
+    for number, arm in enumerate(ARMS):
+        chosen = [record for record in records if record["arm"] == arm]
+        style = {"color": f"C{number}", "alpha": 0.8}
+        points = [(record["labels"], record["right"] / record["n"]) for record in chosen]
+        panels[0].plot(*zip(*points, strict=True), "o", label=arm, **style)
+        for panel, labels in zip(panels[1:], sizes, strict=True):
+            for record in (record for record in chosen if record["labels"] == labels and record["validation"]):
+                steps, losses, _ = zip(*record["validation"], strict=True)
+                panel.plot(steps, losses, marker=".", **style)
+            panel.set_title(f"{labels:,} labels")
+            panel.set_xlabel("optimizer step")
+            panel.set_ylabel("validation loss")
+    panels[0].set_xscale("log")
+    panels[0].set_xlabel("labels")
+    panels[0].set_ylabel("test accuracy")
+    panels[0].legend()
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    write_atomically(output, lambda path: figure.savefig(path, format="svg"))
+
+
+def collect(given: argparse.Namespace) -> list[dict]:
+    """Writes what is finished so far into the output folder, and returns it."""
+    cells = [(arm, labels, seed) for labels in given.labels for seed in given.seeds for arm in ARMS]
+    runs = {cell: given.runs / "{}-{}-{}".format(*cell) for cell in cells}
+    records = [record_of(run, *cell) for cell, run in runs.items() if measured(run)]
+    adaptation = [json.loads(line) for line in (given.runs / "mlm" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    adaptation = [[line["step"], line["eval_loss"], line["eval_masked_accuracy"]] for line in adaptation if "eval_loss" in line]
+    done = read_json(given.runs / "mlm" / "run.json")
+    about = {key: done[key] for key in ("arguments", "machine", "data", "metrics", "seconds")} | {"validation": adaptation}
+    write_json(given.output / "runs.json", {"adaptation": about, "classification": given.classify, "runs": records})
+    if {record["arm"] for record in records} == set(ARMS):
+        draw(records, given.output / "curves.svg")
+    return records
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="IMDb: aclImdb_v1.tar.gz, aclImdb/, or imdb to download it")
+    parser.add_argument("--model", default="minilm", help="the encoder of both arms")
+    parser.add_argument("--labels", type=int, nargs="+", default=[100, 500, 2000])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--test_size", type=int, default=2000)
+    parser.add_argument("--runs", type=Path, default=Path("runs/adaptation"), help="where the run directories go")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "adaptation", help="where the figures go")
+    parser.add_argument("--adapt", nargs=argparse.REMAINDER, default=ADAPT, help="flags of train_mlm.py; stands last")
+    given = parser.parse_args(argv)
+    given.runs, given.classify = given.runs.resolve(), CLASSIFY  # the commands run in the project's folder
+    if given.data != "imdb":
+        given.data = str(Path(given.data).resolve())
+    if not (given.runs / "mlm" / "run.json").exists():
+        model = ["--model", given.model, "--data", given.data, "--output_dir", str(given.runs / "mlm"), "--resume"]
+        call(["train_mlm.py", *model, *given.adapt])
+    collect(given)
+    for labels in given.labels:
+        for seed in given.seeds:
+            for arm in ARMS:
+                run, steps = commands(given, arm, labels, seed)
+                if not measured(run):
+                    for command in steps:
+                        call(command)
+                print(table(collect(given)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
