@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(run: Run) -> None:
     checkpoint = run.begin()
-    args, progress = run.arguments, run.progress
+    args, progress, workers = run.arguments, run.progress, run.workers
     precision = Precision.choose(args.device, args.precision)
     torch.manual_seed(args.seed)
 
@@ -114,14 +114,18 @@ def train(run: Run) -> None:
             set_learning_rate(optimizer, factor)
 
             # forward and backward: each batch counts by its share of the step's labels, so that the sum is exact
-            step_batches = [make_batch(indices) for indices in batches[first : first + accumulation]]
+            chosen = batches[first : first + accumulation]
+            step_batches = [make_batch(share) for share in map(workers.share, chosen) if len(share)]
             counts = [int((batch["labels"] != IGNORED).sum()) for batch in step_batches]
+            tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
+            labels_in_step, tokens = workers.total(sum(counts), tokens)
             step_loss = 0.0
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
-                    loss = model.loss(**precision.to_device(batch)) * (count / max(sum(counts), 1))
+                    loss = model.loss(**precision.to_device(batch)) * (count / max(labels_in_step, 1))
                 scaler.scale(loss).backward()
                 step_loss = step_loss + loss.detach()
+            step_loss = workers.add_up(model, step_loss)
 
             # unscale → clip → step
             scaler.unscale_(optimizer)
@@ -132,12 +136,12 @@ def train(run: Run) -> None:
             optimizer.zero_grad()
             skipped = scaler.get_scale() < scale  # an overflow in fp16: nothing was learnt, so the schedule waits
             epoch_ended = first + accumulation >= len(batches)
-            tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
-            run.count(step_loss, sum(counts), tokens, skipped, epoch_ended, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            run.count(step_loss, norm, labels_in_step, tokens, seconds, skipped, epoch_ended, np.concatenate(chosen))
 
             ended = progress.step == total_steps
             if progress.step % args.logging_steps == 0 or ended:
-                run.log_training(total_steps, norm, args.learning_rate * factor)
+                run.log_training(total_steps, args.learning_rate * factor)
             if run.evaluation_is_due(epoch_ended, ended):
                 metrics = evaluate("validation")
                 if run.log_evaluation(metrics, score=-metrics["loss"]):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from distilbert.errors import UserError
-from distilbert.files import cache_directory, download
+from distilbert.files import cache_directory, download, remembered
 
 from .formats import IMDB, SST2, UNLABELLED, imdb_reviews, sst2_rows, table_rows, text_rows
 
@@ -81,12 +81,13 @@ def load(data: str, split: str = "official", keep_breaks: bool = False, whole_ta
 
 
 def read_imdb(path: Path) -> Parts:
-    """From the tarball, in its order, nothing unpacked to disk; or from an unpacked folder, in the order of names.
+    """From the tarball, in its order, never unpacked (its texts are cached); or from a folder, in the order of names.
 
     Raises `UserError` when IMDb's folders are not in it.
     """
     found: dict[str, list] = {"train/neg": [], "train/pos": [], "test/neg": [], "test/pos": [], "train/unsup": []}
-    for folder, *row in imdb_reviews(path):
+    reviews = imdb_reviews(path) if path.is_dir() else remembered("texts", path, lambda: list(imdb_reviews(path)))
+    for folder, *row in reviews:
         if folder in found:
             found[folder].append(row)
     if missing := [name for name, rows in found.items() if not rows and name != "train/unsup"]:

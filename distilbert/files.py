@@ -63,6 +63,19 @@ def read_json(path: Path) -> dict:
     return value
 
 
+def remembered(kind: str, source: Path, make: Callable[[], object]) -> object:
+    """What `make` reads out of a large file, as JSON in the cache: the file's place, size and time stand for its content."""
+    status = source.stat()
+    name = fingerprint([str(source.resolve()), str(status.st_size), str(status.st_mtime_ns)])
+    path = cache_directory() / kind / f"{name}.json"
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):  # not there, or not whole
+        value = make()
+        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8"))
+        return value
+
+
 def checksum(path: Path, kind: str = "sha256") -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, kind).hexdigest()

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from .card import model_card
 from .curves import draw_curves
+from .distributed import Workers
 from .errors import UserError
 from .files import checksum, fingerprint, finite, read_json, write_atomically, write_json, write_text
 from .optim import AdamW
@@ -35,6 +36,7 @@ from .tokenizer import Tokenizer
 
 WRITTEN = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "log.jsonl", "curves.svg")
 WRITTEN += ("run.json", "README.md", "eval-*.json", "calibration.json")
+SKIPS_ALLOWED = 20
 MAY_GROW = ("num_train_epochs", "max_steps")
 MAY_DIFFER = (*MAY_GROW, "resume", "overwrite", "output_dir", "logging_steps", "save_steps", "save_minutes")
 
@@ -45,6 +47,7 @@ class Progress:
 
     step: int = 0  # optimizer steps, skipped ones included
     skipped: int = 0  # of these, the ones that the loss scaler left out
+    skipped_in_a_row: int = 0
     epoch: int = 0
     steps_in_epoch: int = 0
     seconds: float = 0.0  # of training, without evaluation and saving
@@ -64,15 +67,21 @@ class Run:
         self.arguments, self.script = arguments, script
         self.directory = Path(arguments.output_dir)
         self.checkpoints = self.directory / "checkpoint"
-        self.progress, self.scaler_state = Progress(), {}
-        self.signal, self.bar = 0, None
+        self.progress, self.scaler_state, self.window = Progress(), {}, []
+        self.signal, self.bar, self.workers = 0, None, Workers()
         self.saved_at, self.saved_step = time.monotonic(), -1
 
     def __enter__(self) -> "Run":
+        if self.workers.rank == 0:
+            self._lock()
+        self.handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _lock(self) -> None:
         self.made = not self.directory.exists()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.directory / ".lock", "w")
+            self.lock = open(self.directory / ".lock", "w")  # noqa: SIM115 - held until the run ends
         except OSError as error:
             raise UserError(f"--output_dir {self.directory}: can't be written to ({error.strerror})") from None
         try:
@@ -80,17 +89,17 @@ class Run:
         except OSError:
             self.lock.close()
             raise UserError(f"--output_dir {self.directory}: another process is training there") from None
-        self.handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         if self.bar is not None:
             self.bar.close()
-        if self.made and os.listdir(self.directory) == [".lock"]:  # it never came to a run: leave nothing behind
-            shutil.rmtree(self.directory)
-        self.lock.close()
+        if self.workers.rank == 0:
+            if self.made and os.listdir(self.directory) == [".lock"]:  # it never came to a run: leave nothing behind
+                shutil.rmtree(self.directory)
+            self.lock.close()
+        self.workers.leave()
 
     def _stop(self, number: int, _frame) -> None:
         self.signal = number
@@ -115,7 +124,7 @@ class Run:
         """
         stored = self.checkpoints / "arguments.json"
         occupied = stored.exists() or (self.directory / "config.json").exists()
-        if occupied and not (self.arguments.overwrite or self.arguments.resume):
+        if occupied and not (self.arguments.overwrite or self.arguments.resume) and self.workers.rank == 0:
             raise UserError(
                 f"--output_dir {self.directory} already holds a run. To go on with it: --resume; to replace it: --overwrite; "
                 "or choose another directory"
@@ -131,6 +140,7 @@ class Run:
                 f"resuming after step {self.progress.step}" if tensors else f"no checkpoint in {self.directory}: starting fresh"
             )
             self.say(at)
+        self.workers.total(0)  # nobody writes before everybody has read
         precision = Precision.choose(self.arguments.device, self.arguments.precision)
         self.arguments = dataclasses.replace(self.arguments, device=precision.device, precision=precision.kind)
         return tensors
@@ -151,15 +161,8 @@ class Run:
 
         From here on the directory is this run's: a former one is cleared away, or the log cut back to the checkpoint.
         """
-        if tensors is None:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
-            for pattern in WRITTEN:  # these and no others: the directory may hold files that are not ours
-                for path in self.directory.glob(pattern):
-                    path.unlink()
-        else:
-            with open(self.directory / "log.jsonl", "ab") as log:
-                log.truncate(min(log.tell(), self.progress.log_bytes))
-        write_json(self.checkpoints / "arguments.json", dataclasses.asdict(self.arguments))
+        if self.workers.rank == 0:
+            self._take_possession(fresh=tensors is None)
         self.starting_revision = revision(self.arguments.model)  # now: the directory may be another one at the end
         for name, p in model.named_parameters() if tensors else ():
             p.data.copy_(tensors[f"model/{name}"])
@@ -170,8 +173,18 @@ class Run:
                 optimizer.state[p]["step"] = int(tensors[f"step/{name}"])
         if self.scaler_state:
             scaler.load_state_dict(self.scaler_state)
-        self.window_loss = torch.tensor(self.progress.loss, dtype=torch.float64)
         return {name[5:]: tensor for name, tensor in (tensors or {}).items() if name.startswith("best/")}
+
+    def _take_possession(self, fresh: bool) -> None:
+        if fresh:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            for pattern in WRITTEN:  # these and no others: the directory may hold files that are not ours
+                for path in self.directory.glob(pattern):
+                    path.unlink()
+        else:
+            with open(self.directory / "log.jsonl", "ab") as log:
+                log.truncate(min(log.tell(), self.progress.log_bytes))
+        write_json(self.checkpoints / "arguments.json", dataclasses.asdict(self.arguments))
 
     def describe(self, parts: dict, dropped: int, lengths: np.ndarray, precision: Precision) -> None:
         """Says what is about to be trained on. Raises `UserError` when a resumed run would go on with other texts."""
@@ -185,35 +198,63 @@ class Run:
 
     # ---- along the way
 
-    def count(self, loss: Tensor, labels: int, tokens: int, skipped: bool, epoch_ended: bool, seconds: float) -> None:
-        """One optimizer step more. `loss` is its mean over `labels`; it stays on the device until the log needs it."""
-        p = self.progress
-        p.step, p.skipped, p.steps_in_epoch = p.step + 1, p.skipped + int(skipped), p.steps_in_epoch + 1
-        p.labels, p.tokens = p.labels + labels, p.tokens + tokens
-        p.seconds, p.window_seconds = p.seconds + seconds, p.window_seconds + seconds
-        self.window_loss = self.window_loss.to(loss.device) + loss.double() * labels
-        if epoch_ended:
-            p.epoch, p.steps_in_epoch = p.epoch + 1, 0
+    def count(
+        self,
+        loss: Tensor,
+        norm: Tensor,
+        labels: int,
+        tokens: int,
+        seconds: float,
+        skipped: bool,
+        ended: bool,
+        texts: np.ndarray,
+    ) -> None:
+        """One optimizer step more. `loss`, its mean over `labels`, and the norm stay on the device until the log needs them.
 
-    def log_training(self, total_steps: int, grad_norm: Tensor, learning_rate: float) -> None:
+        Raises `UserError` when the loss scaler has skipped 20 steps in a row.
+        """
+        p = self.progress
+        p.step, p.steps_in_epoch, p.tokens = p.step + 1, p.steps_in_epoch + 1, p.tokens + tokens
+        p.seconds, p.window_seconds = p.seconds + seconds, p.window_seconds + seconds
+        self.norm = norm
+        if skipped:
+            p.skipped, p.skipped_in_a_row = p.skipped + 1, p.skipped_in_a_row + 1
+            if p.skipped_in_a_row == SKIPS_ALLOWED:
+                raise UserError(
+                    f"fp16 overflowed in {SKIPS_ALLOWED} steps in a row, up to step {p.step}; the checkpoints before are kept. "
+                    "Try again with a smaller --learning_rate, or --precision fp32"
+                )
+        else:
+            p.labels, p.skipped_in_a_row = p.labels + labels, 0
+            self.window.append((p.step, torch.as_tensor(loss), norm, labels, texts))
+        if ended:
+            p.epoch, p.steps_in_epoch = p.epoch + 1, 0
+        self.signal = self.workers.largest(self.signal)  # all stop at the same step
+
+    def log_training(self, total_steps: int, learning_rate: float) -> None:
         """A line for the steps since the last one."""
         p, rate = self.progress, self.progress.tokens / max(self.progress.window_seconds, 1e-9)
-        loss = self._mean_loss()
-        values = {"step": p.step, "epoch": p.epoch, "loss": loss, "learning_rate": learning_rate, "grad_norm": float(grad_norm)}
+        self._add_up()
+        loss = p.loss / p.labels if p.labels else math.nan  # every step was skipped
+        values = {"step": p.step, "epoch": p.epoch, "loss": loss, "learning_rate": learning_rate, "grad_norm": float(self.norm)}
         self._append(values | {"tokens": p.tokens, "seconds": round(p.window_seconds, 3)})
         self._show(total_steps, f"loss {loss:.4f}  rate {learning_rate:.1e}  {rate:,.0f} tokens/s")
         p.loss, p.labels, p.tokens, p.window_seconds = 0.0, 0, 0, 0.0
-        self.window_loss = torch.zeros_like(self.window_loss)
 
-    def _mean_loss(self) -> float:
-        """Since the last line of the log. Raises `UserError` when it is no number: nothing after it could be trusted."""
-        loss = float(self.window_loss) / max(self.progress.labels, 1)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss became {loss} at or shortly before step {self.progress.step}; checkpoints before it are kept. "
-                "Try again with a smaller --learning_rate, or --precision fp32"
-            )
-        return loss
+    def _add_up(self) -> None:
+        """Fetches the losses since the last time. Raises `UserError` when one is no number: nothing after it can be trusted."""
+        if not self.window:
+            return
+        losses, norms = (torch.stack([step[i] for step in self.window]).tolist() for i in (1, 2))  # one wait for the device
+        for (step, _, _, labels, texts), loss, norm in zip(self.window, losses, norms, strict=True):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise UserError(
+                    f"the loss was {loss} and its gradient's norm {norm} in step {step}, on the training texts number "
+                    f"{', '.join(map(str, texts[:16]))}{' …' if len(texts) > 16 else ''}; the checkpoints before it are kept. "
+                    "Try again with a smaller --learning_rate, or --precision fp32"
+                )
+            self.progress.loss += loss * labels
+        self.window.clear()
 
     def log_evaluation(self, metrics: dict, score: float) -> bool:
         """A line for a validation; True when its score is the best so far. NaN is never best."""
@@ -229,6 +270,8 @@ class Run:
         return better
 
     def _append(self, values: dict) -> None:
+        if self.workers.rank:
+            return
         with open(self.directory / "log.jsonl", "ab") as log:
             log.write(json.dumps(finite(values)).encode() + b"\n")
             log.flush()
@@ -237,6 +280,8 @@ class Run:
     def _show(self, total_steps: int, text: str) -> None:
         """A bar on a terminal, plain lines elsewhere."""
         p = self.progress
+        if self.workers.rank:
+            return
         if sys.stderr.isatty():
             if self.bar is None:
                 self.bar = tqdm(total=total_steps, initial=p.step, unit="step", dynamic_ncols=True)
@@ -248,8 +293,9 @@ class Run:
 
     def say(self, text: str) -> None:
         """A line for the reader that does not tear the progress bar."""
-        tqdm.write(text)
-        sys.stdout.flush()
+        if self.workers.rank == 0:
+            tqdm.write(text)
+            sys.stdout.flush()
 
     def evaluation_is_due(self, epoch_ended: bool, ended: bool) -> bool:
         every = self.arguments.eval_steps
@@ -262,8 +308,9 @@ class Run:
 
     def save(self, model: nn.Module, optimizer: AdamW, scaler, best: dict[str, Tensor]) -> None:
         """Writes checkpoint/step-N/ under a temporary name, renames it, and removes all but the last two."""
-        self._mean_loss()  # never a checkpoint of something that is no number any more
-        self.progress.loss = float(self.window_loss)
+        self._add_up()  # never a checkpoint of something that is no number any more
+        if self.workers.rank:
+            return
         tensors = {f"best/{name}": tensor for name, tensor in best.items()}
         for name, p in model.named_parameters():
             tensors[f"model/{name}"] = p.detach()
@@ -302,7 +349,7 @@ class Run:
 
     def exit_if_stopped(self) -> None:
         """After SIGINT or SIGTERM, once this step is saved: says how to go on and exits with 130 or 143."""
-        if self.signal and self.saved_step == self.progress.step:
+        if self.signal and (self.workers.rank or self.saved_step == self.progress.step):
             self.say(f"saved at step {self.progress.step}. To go on, run the same command with --resume")
             raise SystemExit(128 + self.signal)
 
@@ -313,6 +360,8 @@ class Run:
 
         `test`: metrics of the test part; those of validation are the best ones that were logged.
         """
+        if self.workers.rank:
+            return
         model.save_pretrained(self.directory, weights)
         tokenizer.save_pretrained(self.directory, model.config.max_position_embeddings)
         draw_curves([self.directory], self.directory / "curves.svg")

@@ -12,7 +12,17 @@ import urllib.request
 import pytest
 
 from distilbert.errors import UserError
-from distilbert.files import cache_directory, checksum, download, finite, read_json, write_atomically, write_json, write_text
+from distilbert.files import (
+    cache_directory,
+    checksum,
+    download,
+    finite,
+    read_json,
+    remembered,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 CONTENT = bytes(range(256)) * 9_001  # 2.2 MB: more than one piece of a download
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -257,3 +267,31 @@ def test_a_download_that_is_interrupted_leaves_the_folder_as_it_was(tmp_path, se
     with pytest.raises(KeyboardInterrupt):
         download(f"{serve()}/archive", tmp_path / "cache" / "file", sha256=SHA256)
     assert names(tmp_path / "cache") == []
+
+
+# ---- what was read before
+
+
+def test_a_file_is_read_once_and_again_when_it_has_changed(tmp_path, cache):
+    source, reads = tmp_path / "large", []
+
+    def read() -> list[str]:
+        reads.append(source.read_text())
+        return [reads[-1], "é"]
+
+    source.write_text("one")
+    assert [remembered("texts", source, read) for _ in range(2)] == [["one", "é"]] * 2 and reads == ["one"]
+    source.write_text("other")
+    assert remembered("texts", source, read) == ["other", "é"] and reads == ["one", "other"]
+    os.utime(source, ns=(0, 0))
+    remembered("texts", source, read)
+    assert len(reads) == 3 and len(list((cache / "texts").glob("*.json"))) == 3
+
+
+def test_a_cache_that_is_not_whole_is_made_again(tmp_path, cache):
+    source = tmp_path / "large"
+    source.write_text("x")
+    remembered("texts", source, lambda: ["right"])
+    (path,) = (cache / "texts").glob("*.json")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert remembered("texts", source, lambda: ["again"]) == ["again"] == json.loads(path.read_bytes())

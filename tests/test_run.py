@@ -5,6 +5,7 @@ import fcntl
 import getpass
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -83,8 +84,11 @@ def opened(run: Run) -> tuple[Small, AdamW, torch.amp.GradScaler]:
     return model, optimizer, scaler
 
 
-def step(run: Run, loss: float = 1.0, examples: int = 4, tokens: int = 40, seconds: float = 2.0, epoch_ended=False) -> None:
-    run.count(torch.tensor(loss), examples, tokens, False, epoch_ended, seconds)
+def step(
+    run: Run, loss=1.0, norm=1.5, examples: int = 4, tokens: int = 40, seconds=2.0, skipped=False, epoch_ended=False
+) -> None:
+    texts = np.arange(run.progress.step, run.progress.step + examples)
+    run.count(torch.tensor(loss), torch.tensor(norm), examples, tokens, seconds, skipped, epoch_ended, texts)
 
 
 # ---- what a finished run leaves
@@ -208,17 +212,41 @@ def test_a_line_of_the_log_is_the_mean_over_the_examples_since_the_last(tmp_path
         opened(run)
         step(run, loss=2.0, examples=3, tokens=31, seconds=0.5)
         step(run, loss=6.0, examples=1, tokens=7, seconds=0.25, epoch_ended=True)
-        run.log_training(9, torch.tensor(1.5), 0.125)
+        run.log_training(9, 0.125)
         step(run, loss=5.0, examples=2, tokens=11, seconds=4.0)
-        run.log_training(9, torch.tensor(float("inf")), 0.0625)
+        step(run, loss=math.inf, norm=math.inf, tokens=5, seconds=1.0, skipped=True)
+        run.log_training(9, 0.0625)
     first, second = log(tmp_path)
     assert first == {
         "step": 2, "epoch": 1, "loss": 3.0, "learning_rate": 0.125, "grad_norm": 1.5, "tokens": 38, "seconds": 0.75
     }  # fmt: skip
     assert second == {
-        "step": 3, "epoch": 1, "loss": 5.0, "learning_rate": 0.0625, "grad_norm": None, "tokens": 11, "seconds": 4.0
+        "step": 4, "epoch": 1, "loss": 5.0, "learning_rate": 0.0625, "grad_norm": None, "tokens": 16, "seconds": 5.0
     }  # fmt: skip
-    assert (run.progress.steps_in_epoch, run.progress.seconds) == (1, 4.75)
+    assert (run.progress.steps_in_epoch, run.progress.seconds) == (2, 5.75)
+
+
+@pytest.mark.parametrize("wrong", [{"loss": math.nan}, {"loss": math.inf}, {"norm": math.nan}, {"norm": math.inf}], ids=str)
+def test_a_step_that_went_wrong_is_named_with_its_texts_and_nothing_is_saved(tmp_path, wrong):
+    with Run(arguments(tmp_path), "test") as run:
+        model, optimizer, scaler = opened(run)
+        step(run)
+        step(run, **wrong)
+        step(run, loss=math.nan)
+        for report in (lambda: run.log_training(9, 0.1), lambda: run.save(model, optimizer, scaler, {})):
+            with pytest.raises(UserError, match=r"in step 2, on the training texts number 1, 2, 3, 4; .*--learning_rate"):
+                report()
+    assert not list(tmp_path.glob("checkpoint/step-*"))
+
+
+def test_twenty_overflows_in_a_row_end_the_run_and_nineteen_do_not(tmp_path):
+    with Run(arguments(tmp_path), "test") as run:
+        opened(run)
+        for skipped in (*[True] * 19, False, *[True] * 19):
+            step(run, loss=math.nan, norm=math.nan, skipped=skipped) if skipped else step(run)
+        assert (run.progress.skipped, run.progress.skipped_in_a_row) == (38, 19)
+        with pytest.raises(UserError, match=r"20 steps in a row, up to step 40;.*--precision fp32"):
+            step(run, skipped=True)
 
 
 def test_only_a_higher_score_is_best_and_nan_never(tmp_path):
@@ -278,7 +306,7 @@ def test_a_checkpoint_gives_back_everything_that_was_put_in(tmp_path):
         other.p.data.zero_()
         fresh = AdamW(other.parameters())
         best = again.restore(other, fresh, scaler, again.begin())
-    assert again.progress == expected and float(again.window_loss) == expected.loss
+    assert again.progress == expected
     assert torch.equal(other.p, model.p) and torch.equal(best["p"], model.p)
     assert fresh.state[other.p].keys() == optimizer.state[model.p].keys() and fresh.state[other.p]["step"] == 3
     assert all(torch.equal(fresh.state[other.p][key], optimizer.state[model.p][key]) for key in ("exp_avg", "exp_avg_sq"))
@@ -575,5 +603,5 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path, monkeypatch, capsy
         for terminal in (False, True):
             monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
             step(run)
-            run.log_training(9, torch.tensor(1.0), 1e-3)
+            run.log_training(9, 1e-3)
             assert ("step 1/9" in capsys.readouterr().err) == (not terminal) and bool(drawn) == terminal

@@ -1,0 +1,122 @@
+"""Several processes under torchrun: with dropout 0 the numbers of one process, whatever the shares."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, write_toy_corpus
+from safetensors.torch import load_file
+
+from distilbert.distributed import Workers
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = [*TINY, "--dropout", "0", "--logging_steps", "1", "--device", "cpu", "--num_train_epochs", "2"]
+
+
+def launch(processes: int, *command: str) -> subprocess.Popen:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    start = start if processes > 1 else [sys.executable]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": os.devnull}
+    return subprocess.Popen(
+        [*start, *command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run(processes: int, *command: str) -> str:
+    process = launch(processes, *command)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def log(directory: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for expected, found in zip(log(one), log(other), strict=True):
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            assert found[key] == (pytest.approx(value, rel=0, abs=1e-6) if isinstance(value, float) else value)
+    expected, found = (load_file(directory / "model.safetensors") for directory in (one, other))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_the_shares_of_a_batch_are_the_batch(monkeypatch):
+    workers, batch = Workers(), np.array([5, 3, 8, 1, 9])
+    shares = []
+    for workers.rank, workers.size in ((0, 3), (1, 3), (2, 3)):
+        shares.append(workers.share(batch).tolist())
+    assert shares == [[5, 1], [3, 9], [8]]
+
+
+def test_one_process_alone_communicates_nothing():
+    workers, model = Workers(), torch.nn.Linear(2, 2)
+    assert (workers.rank, workers.size) == (0, 1) and not torch.distributed.is_initialized()
+    assert workers.total(3, 5) == [3, 5] and workers.largest(7) == 7
+    assert workers.add_up(model, 0.5) == 0.5 and model.weight.grad is None
+    assert workers.share(np.arange(4)).tolist() == [0, 1, 2, 3]
+    workers.leave()
+
+
+@pytest.mark.parametrize("script", ["train_cls.py", "train_mlm.py"])
+def test_two_processes_give_the_numbers_of_one(tmp_path, script):
+    # 41 texts in batches of 5 with two to a step: unequal shares, a last batch of one (an empty share), unequal label counts
+    corpus = write_toy_corpus(tmp_path / "toy.jsonl", 51)
+    flags = [
+        "--data",
+        str(corpus),
+        *FLAGS,
+        "--batch_size",
+        "5",
+        "--gradient_accumulation_steps",
+        "2",
+        "--learning_rate",
+        "5e-4",
+    ]
+    for processes in (1, 2):
+        output = run(processes, script, *flags, "--output_dir", str(tmp_path / f"of-{processes}"))
+        assert output.count("0 dropped") == 1  # only one of them speaks
+    assert_same_run(tmp_path / "of-1", tmp_path / "of-2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train_cls.py", "train_mlm.py"])
+def test_two_processes_stop_at_one_step_and_resume(tmp_path, script):
+    corpus = write_toy_corpus(tmp_path / "toy.jsonl", 400)
+    flags = ["--data", str(corpus), *FLAGS, "--num_train_epochs", "4", "--max_steps", "60", "--learning_rate", "5e-4"]
+    run(2, script, *flags, "--output_dir", str(tmp_path / "whole"))
+    process = launch(2, script, *flags, "--output_dir", str(tmp_path / "cut"))
+    while not (tmp_path / "cut" / "log.jsonl").exists() or len(log(tmp_path / "cut")) < 10:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)  # torchrun hands it to its processes
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and "with --resume" in output and "Error" not in output.replace("SignalException", "")
+    done = len(log(tmp_path / "cut"))
+    assert done < 60
+    assert f"resuming after step {done}" in run(2, script, *flags, "--output_dir", str(tmp_path / "cut"), "--resume")
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (tmp_path / "cut" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others(tmp_path):
+    corpus = write_toy_corpus(tmp_path / "toy.jsonl", 400)
+    process = launch(
+        2, "train_cls.py", "--data", str(corpus), *FLAGS, "--max_steps", "100000", "--output_dir", str(tmp_path / "x")
+    )
+    while not (tmp_path / "x" / "log.jsonl").exists():
+        time.sleep(0.05)
+    children = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if f" {process.pid} " in path.read_text()]
+    victim = max(children)
+    os.kill(victim, signal.SIGKILL)
+    process.communicate(timeout=90)
+    assert process.returncode != 0 and not any(Path(f"/proc/{child}").exists() for child in children)
