@@ -1,0 +1,217 @@
+"""Ours and Hugging Face's side by side: the same model, reviews, batch, length and steps, in turns (A B A B).
+
+    python benchmarks/compare.py --data aclImdb_v1.tar.gz           # everything; an hour or more
+    python benchmarks/compare.py --data aclImdb_v1.tar.gz --quick   # two minutes
+
+Each turn is a process of its own (contestants.py), so that peak memory is its own too. Counted are real tokens, padding
+excluded. A machine without bf16 products in hardware skips the bf16 contestants, and measures the limit in fp32.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+import torch
+from flops import product_rate, product_shapes, useful_flops
+
+from data.batches import tokenise
+from data.sources import load
+from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, Tokenizer
+from distilbert.files import write_atomically, write_json
+from distilbert.optim import AdamW
+from distilbert.precision import fast_bf16
+from distilbert.start import machine
+
+SIZES = {"base": {}, "minilm": {"dim": 384, "hidden_dim": 1_536}}
+CONTESTANTS = {
+    "classification": ["ours auto", "ours fp32", "trainer default", "trainer bf16", "trainer tuned",
+                       "trainer tuned-no-attention-dropout"],
+    "mlm": ["ours auto", "trainer default", "trainer bf16"],
+    "inference": ["ours infer_reviews", "ours predict_logits", "pipeline default", "pipeline bf16"],
+}  # fmt: skip
+
+
+def contestants(task: str, bf16: bool) -> list[str]:
+    """Who takes part on this machine: without bf16 in hardware, whoever needs it does not, and "auto" is fp32."""
+    if bf16:
+        return CONTESTANTS[task]
+    return [name for name in CONTESTANTS[task] if name != "ours fp32" and "bf16" not in name and "tuned" not in name]
+
+
+def write_folder(folder: Path, size: str, data: str, count: int) -> list[str]:
+    """Random weights of a size, as a masked LM and as a classifier, and `count` reviews; returns the reviews to train on."""
+    config = DistilBertConfig(**SIZES[size], classifier_head="pre_classifier", seq_classif_dropout=0.2)
+    torch.manual_seed(0)
+    for name, kind in (("model", DistilBertForMaskedLM), ("judge", DistilBertForSequenceClassification)):
+        kind(config).save_pretrained(folder / name)
+        Tokenizer.from_pretrained("minilm").save_pretrained(folder / name, config.max_position_embeddings)
+    train = load(data)["train"]
+    chosen = train.take(np.random.default_rng(0).permutation(len(train))[: count + 16])
+    with open(folder / "reviews.jsonl", "w", encoding="utf-8") as file:
+        for i, (text, label) in enumerate(zip(chosen.texts, chosen.labels.tolist(), strict=True)):
+            part = "train" if i < count else ("validation", "test")[i % 2]
+            file.write(json.dumps({"text": text, "label": label if i < count else i // 2 % 2, "split": part}) + "\n")
+    return chosen.texts[:count]
+
+
+def turn(folder: Path, task: str, name: str, given: argparse.Namespace, seed: int) -> dict:
+    """Tokens and seconds of one process, and its peak memory in bytes."""
+    numbers = [str(number) for number in (given.steps, given.batch_size, given.max_length, seed)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "contestants.py"), str(folder), task, name, *numbers]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+        output.seek(0)
+        said = output.read()
+    if status:
+        sys.exit(f"{name} failed at {task}:\n{said[-2_000:]}")
+    return json.loads(said.splitlines()[-1]) | {"peak_memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1_024)}
+
+
+def share_of_limit(size: str, task: str, texts: list[str], rate: float, given: argparse.Namespace, dtype: torch.dtype) -> dict:
+    """Useful operations a second at `rate` tokens a second, over what the products of these shapes reach by themselves."""
+    config = DistilBertConfig(**SIZES[size])
+    lengths = [len(ids) for ids in Tokenizer.from_pretrained("minilm").encode_batch(texts, given.max_length)]
+    rows, labels = [1] * len(lengths), 0
+    if task == "mlm":
+        lengths = [given.max_length] * (sum(lengths) // given.max_length)
+        rows = [round(0.15 * given.max_length)] * len(lengths)
+        labels = sum(rows)
+    useful = useful_flops(config, lengths, rows, labels, task != "inference") / sum(lengths) * rate
+    per_batch = labels * given.batch_size // max(len(lengths), 1)
+    typical = int(np.mean(lengths)) // 16 * 16 or 16
+    limit = product_rate(product_shapes(config, given.batch_size, typical, per_batch), dtype)
+    return {"useful_gflops": useful / 1e9, "limit_gflops": limit / 1e9, "share": useful / limit}
+
+
+def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict:
+    """Rounds in which everyone has one turn; rates, ratios to ours within each round, memory, share of the limit."""
+    names = contestants(task, bf16)
+    with tempfile.TemporaryDirectory() as place:
+        texts = write_folder(Path(place), size, given.data, given.batch_size * (given.steps + 1) * (3 if task == "mlm" else 1))
+        rounds = [{name: turn(Path(place), task, name, given, seed) for name in names} for seed in range(given.rounds)]
+    rates = {name: [one[name]["tokens"] / one[name]["seconds"] for one in rounds] for name in names}
+    result = {"size": size, "task": task, "contestants": {}}
+    for name in names:
+        ratios = [ours / theirs for ours, theirs in zip(rates[names[0]], rates[name], strict=True)]
+        result["contestants"][name] = {
+            "tokens_per_second": statistics.median(rates[name]),
+            "ours_is_faster_by": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
+            "peak_memory_bytes": max(one[name]["peak_memory"] for one in rounds),
+        }
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    result["limit"] = share_of_limit(size, task, texts, statistics.median(rates[names[0]]), given, dtype)
+    show(result)
+    return result
+
+
+def show(result: dict) -> None:
+    limit = result["limit"]
+    print(f"\n{result['task']}, {result['size']} size\n{'':36}  tokens/s   ours is faster by      peak memory")
+    for name, figures in result["contestants"].items():
+        ratio = "{median:.2f} ({least:.2f} to {most:.2f})".format(**figures["ours_is_faster_by"])
+        memory = figures["peak_memory_bytes"] / 2**30
+        print(f"  {name:34} {figures['tokens_per_second']:9,.0f}   {ratio:22} {memory:6.2f} GiB")
+    share = "ours: {useful_gflops:.0f} useful of {limit_gflops:.0f} GFLOP/s that the products alone reach, {share:.0%}"
+    print("  " + share.format(**limit), flush=True)
+
+
+def optimizer_step(repeats: int = 10) -> dict:
+    """Seconds of a step at base size, ours and torch's fused AdamW in turns, and their ratio."""
+    parameters = [[p.detach().clone() for p in DistilBertForMaskedLM(DistilBertConfig()).parameters()] for _ in range(2)]
+    for p in parameters[0] + parameters[1]:
+        p.grad = torch.randn_like(p)
+    ours, fused = AdamW(parameters[0]), torch.optim.AdamW(parameters[1], fused=True)
+    seconds = {"ours": [], "fused": []}
+    for _ in range(repeats + 2):
+        for name, optimizer in (("ours", ours), ("fused", fused)):
+            started = time.perf_counter()
+            optimizer.step()
+            seconds[name].append(time.perf_counter() - started)
+    result = {name: statistics.median(times[2:]) for name, times in seconds.items()}
+    result["ratio"] = statistics.median(a / b for a, b in zip(seconds["ours"][2:], seconds["fused"][2:], strict=True))
+    print(
+        f"\noptimizer step, base size: ours {result['ours']:.3f} s, fused {result['fused']:.3f} s, ratio {result['ratio']:.2f}"
+    )
+    return result
+
+
+def tokenising(data: str, count: int) -> dict:
+    """Reviews a second of our `tokenise` with an empty cache, and of the `tokenizers` library alone, in turns."""
+    texts, tokenizer = load(data)["train"].texts[:count], Tokenizer.from_pretrained("minilm")
+    seconds = {"ours": [], "library": []}
+    for number in range(3):
+        started = time.perf_counter()
+        tokenizer.backend.encode_batch_fast(texts)
+        seconds["library"].append(time.perf_counter() - started)
+        with tempfile.TemporaryDirectory() as cache:
+            before, os.environ["DISTILBERT_CACHE"] = os.environ.get("DISTILBERT_CACHE"), cache
+            started = time.perf_counter()
+            tokenise(texts, tokenizer.encode_batch, f"{number}")
+            seconds["ours"].append(time.perf_counter() - started)
+            os.environ.pop("DISTILBERT_CACHE")
+            if before is not None:
+                os.environ["DISTILBERT_CACHE"] = before
+    result = {name: len(texts) / statistics.median(times) for name, times in seconds.items()}
+    print(f"\ntokenising: ours {result['ours']:,.0f} reviews/s, the library alone {result['library']:,.0f}")
+    return result
+
+
+def draw(results: list[dict], output: Path) -> None:
+    """Bars of real tokens a second, a panel for each task and size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(results), 2.8), layout="constrained")
+    for panel, result in zip(figure.subplots(1, len(results), squeeze=False)[0], results, strict=True):
+        names = list(result["contestants"])[::-1]
+        rates = [result["contestants"][name]["tokens_per_second"] for name in names]
+        panel.barh(names, rates, color=["C0" if name.startswith("ours") else "C7" for name in names])
+        panel.set_title(f"{result['task']}, {result['size']}")
+        panel.set_xlabel("real tokens/s")
+    write_atomically(output, lambda path: figure.savefig(path, format="svg"))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="IMDb: aclImdb_v1.tar.gz, aclImdb/, or imdb to download it")
+    parser.add_argument("--tasks", nargs="+", choices=tuple(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES))
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--max_length", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=8, help="timed optimizer steps of a turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="classification and inference at minilm size, short")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "compare.json", help="and a picture beside it")
+    given = parser.parse_args(argv)
+    if given.quick:
+        given.tasks, given.sizes, given.max_length, given.steps, given.rounds = (
+            ["classification", "inference"],
+            ["minilm"],
+            128,
+            4,
+            1,
+        )
+    bf16 = fast_bf16("cpu")
+    if not bf16:
+        print("no bf16 products in this machine's hardware: the bf16 contestants are left out, and the limit is fp32's")
+    results = [compare(size, task, given, bf16) for size in given.sizes for task in given.tasks]
+    record = {"machine": machine(), "bf16": bf16, "results": results}
+    record |= {key: getattr(given, key) for key in ("batch_size", "max_length", "steps", "rounds")}
+    record |= {"optimizer": optimizer_step(), "tokenising": tokenising(given.data, 500 if given.quick else 5_000)}
+    write_json(given.output, record)
+    draw(results, given.output.with_suffix(".svg"))
+    print(f"\nwrote {given.output} and {given.output.with_suffix('.svg')}")
+
+
+if __name__ == "__main__":
+    main()

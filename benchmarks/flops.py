@@ -1,0 +1,55 @@
+"""How much arithmetic the task needs, and how fast this machine can multiply matrices of these shapes."""
+
+import time
+
+import torch
+
+from distilbert.config import DistilBertConfig
+
+
+def useful_flops(
+    config: DistilBertConfig, lengths: list[int], rows: list[int], labels: int = 0, training: bool = True
+) -> float:
+    """Floating-point operations in the matrix products that one pass over these sequences can't do without.
+
+    `lengths`: real tokens of each sequence; `rows`: how many of its positions the head reads; `labels`: positions that
+    meet the vocabulary. A product (a, b)·(b, c) is 2abc operations. All blocks but the last compute every position; the
+    last needs keys and values everywhere, and the rest for the rows alone. Padding counts for nothing, and so do norms,
+    softmax and the classifier. Backward is twice forward: one product for the input's gradient, one for the weight's.
+    """
+    D, F, L = config.dim, config.hidden_dim, config.n_layers
+    total = 0.0
+    for T, R in zip(lengths, rows, strict=True):
+        whole = T * 2 * (4 * D**2 + 2 * D * F) + 4 * T * T * D
+        last = T * 2 * (2 * D**2) + R * 2 * (2 * D**2 + 2 * D * F) + 4 * R * T * D
+        total += (L - 1) * whole + last
+    total += labels * 2 * (D**2 + D * config.vocab_size)
+    return total * (3 if training else 1)
+
+
+def product_shapes(config: DistilBertConfig, batch: int, tokens: int, labels: int = 0) -> list[tuple[int, int, int, int]]:
+    """(how many, a, b, c) of the products in one forward pass of (batch, tokens)."""
+    D, F, H, N = config.dim, config.hidden_dim, config.n_heads, batch * tokens
+    shapes = [(1, N, D, 3 * D), (1, N, D, D), (1, N, D, F), (1, N, F, D)]
+    shapes += [(batch * H, tokens, D // H, tokens), (batch * H, tokens, tokens, D // H)]
+    return shapes + ([(1, labels, D, config.vocab_size)] if labels else [])
+
+
+@torch.no_grad()
+def product_rate(shapes: list[tuple[int, int, int, int]], dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """Operations a second over these products, each repeated for `seconds` into the same warm memory.
+
+    The rates are weighted by the share of the operations: total operations over total time.
+    """
+    operations = duration = 0.0
+    for count, a, b, c in shapes:
+        left, right = torch.randn(count, a, b).to(dtype), torch.randn(count, b, c).to(dtype)
+        out = torch.empty(count, a, c, dtype=dtype)
+        torch.bmm(left, right, out=out)
+        started, repeats = time.perf_counter(), 0
+        while repeats == 0 or time.perf_counter() - started < seconds:
+            torch.bmm(left, right, out=out)
+            repeats += 1
+        operations += 2 * count * a * b * c
+        duration += (time.perf_counter() - started) / repeats
+    return operations / duration

@@ -1,0 +1,73 @@
+"""benchmarks/: the useful operations are those that torch counts, and a machine without bf16 meets fp32 contestants only."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import NO_DROPOUT, SIZES, our_config
+from torch.utils.flop_counter import FlopCounterMode
+
+from distilbert.model import IGNORED, DistilBertForMaskedLM, DistilBertForSequenceClassification
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import compare
+import flops
+
+
+def counted(model: torch.nn.Module, backward: bool, *batch: torch.Tensor) -> int:
+    model.train()  # products written out, as in training; SDPA would be counted by another rule
+    model.encoder.blocks.apply(lambda module: setattr(module, "p", 1e-4) if hasattr(module, "p") else None)
+    with FlopCounterMode(display=False) as counter:
+        loss = model.loss(*batch)
+        if backward:
+            loss.backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_classifiers_useful_operations_are_those_that_torch_counts(training):
+    config = our_config(**NO_DROPOUT, classifier_head="linear")
+    model = DistilBertForSequenceClassification(config)
+    ids = torch.randint(5, SIZES["vocab_size"], (4, 13))
+    head = 2 * 4 * config.dim * config.num_labels * (3 if training else 1)  # the formula leaves the classifier out
+    found = counted(model, training, ids, None, torch.tensor([0, 1, 2, 3]))
+    assert flops.useful_flops(config, [13] * 4, [1] * 4, training=training) == found - head
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_masked_lms_useful_operations_are_those_that_torch_counts(training):
+    config = our_config(**NO_DROPOUT)
+    ids = torch.randint(5, SIZES["vocab_size"], (4, 13))
+    labels = torch.full_like(ids, IGNORED)
+    labels[:, [2, 7, 11]] = 9
+    found = counted(DistilBertForMaskedLM(config), training, ids, None, labels)
+    assert flops.useful_flops(config, [13] * 4, [3] * 4, labels=12, training=training) == found
+
+
+def test_operations_of_a_forward_pass_are_those_of_its_products():
+    config = our_config()
+    shapes = flops.product_shapes(config, batch=4, tokens=13, labels=7)
+    one_block = our_config(n_layers=1)
+    whole = flops.useful_flops(one_block, [13] * 4, [13] * 4, labels=7, training=False) - 7 * 2 * config.dim**2
+    assert sum(2 * count * a * b * c for count, a, b, c in shapes) == whole
+
+
+def test_the_rate_of_products_is_positive_and_finite():
+    assert 0 < flops.product_rate([(1, 8, 16, 8), (2, 4, 4, 4)], torch.float32, seconds=0.01) < 1e15
+
+
+def test_without_bf16_in_hardware_nobody_needs_it():
+    assert compare.contestants("classification", bf16=False) == ["ours auto", "trainer default"]
+    assert compare.contestants("inference", bf16=False) == ["ours infer_reviews", "ours predict_logits", "pipeline default"]
+    assert all(compare.contestants(task, bf16=True) == names for task, names in compare.CONTESTANTS.items())
+
+
+def test_the_picture_has_a_panel_for_each_result(tmp_path):
+    results = [
+        {"task": task, "size": "minilm", "contestants": {name: {"tokens_per_second": 7.0} for name in names}}
+        for task, names in compare.CONTESTANTS.items()
+    ]
+    compare.draw(results, tmp_path / "picture.svg")
+    assert (tmp_path / "picture.svg").read_text().count("real tokens/s") == len(results)
