@@ -40,10 +40,11 @@ from data.batches import tokenise
 from data.cls import truncate
 from data.sources import Part, check_classes, load, prepare
 from distilbert.calibration import fit_temperature
+from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
 from distilbert.files import read_json, write_json
 from distilbert.hub import locate
-from distilbert.metrics import classification_metrics, softmax, wilson_interval
+from distilbert.metrics import classification_metrics, reliability, softmax, wilson_interval
 from distilbert.model import DistilBertForSequenceClassification
 from distilbert.precision import Precision
 from distilbert.predict import check_pair, predict_logits
@@ -95,10 +96,15 @@ def main(argv: list[str] | None = None) -> None:
     metrics = classification_metrics(logits, part.labels)
     name = Path(data).name.split(".")[0]
     print_metrics(f"{args.model} on {name} ({args.part}, up to {max_length} tokens)", metrics)
-    if Path(args.model).is_dir():  # beside the run, not in a download cache
-        write_json(directory / f"eval-{name}.json", {"data": name, "part": args.part, "max_length": max_length} | metrics)
+    written = {f"eval-{name}.json": {"data": name, "part": args.part, "max_length": max_length} | metrics}
+    bins = {"as trained": reliability(softmax(logits), part.labels)}
     if args.calibrate:
-        calibrate(directory, *judge("validation"), logits, part)
+        written["calibration.json"] = calibration = calibrate(*judge("validation"), logits, part)
+        bins["calibrated"] = reliability(softmax(logits / calibration["temperature"]), part.labels)
+    if Path(args.model).is_dir():  # beside the run, not in a download cache
+        for file, content in written.items():
+            write_json(directory / file, content)
+        draw_judgements(metrics["confusion_matrix"], bins, directory / f"eval-{name}.svg")
     if args.errors:
         list_errors(logits, part, args.errors)
 
@@ -120,15 +126,15 @@ def print_metrics(title: str, metrics: dict) -> None:
     print(f"  is Positive {false_negative:8}  {true_positive:8}")
 
 
-def calibrate(directory: Path, held_logits: np.ndarray, held: Part, logits: np.ndarray, part: Part) -> None:
+def calibrate(held_logits: np.ndarray, held: Part, logits: np.ndarray, part: Part) -> dict:
     """One temperature for all logits, fitted on validation; what it does to the other part is measured, not fitted."""
     temperature = fit_temperature(held_logits, held.labels)
     before, after = classification_metrics(logits, part.labels), classification_metrics(logits / temperature, part.labels)
     figures = {key: {"before": before[key], "after": after[key]} for key in ("ece", "brier", "loss")}
-    write_json(directory / "calibration.json", {"temperature": temperature, "fitted_on": len(held), "n": len(part)} | figures)
     print(f"temperature {temperature:.3f}, fitted on {len(held)} validation texts")
     for key, figure in figures.items():
         print(f"  {key:9}  {figure['before']:.4f} → {figure['after']:.4f}")
+    return {"temperature": temperature, "fitted_on": len(held), "n": len(part)} | figures
 
 
 def list_errors(logits: np.ndarray, part: Part, count: int) -> None:

@@ -1,10 +1,13 @@
-"""Pictures of training runs from their log.jsonl: python -m distilbert.curves runs/*"""
+"""Pictures: training runs from their log.jsonl (python -m distilbert.curves runs/*), and a classifier's judgements."""
 
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from .errors import UserError
+from .files import write_atomically
 
 
 def draw_curves(runs: list[Path], output: Path) -> bool:
@@ -13,10 +16,8 @@ def draw_curves(runs: list[Path], output: Path) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    from .files import write_atomically
-
     figure = Figure(figsize=(11, 3.4), layout="constrained")
-    panels = dict(zip(("loss", "validation", "learning_rate", "tokens/s"), figure.subplots(1, 4), strict=True))
+    loss, validation, rate, speed = figure.subplots(1, 4)
     for number, run in enumerate(runs):
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         training = [line for line in lines if "loss" in line]
@@ -24,18 +25,47 @@ def draw_curves(runs: list[Path], output: Path) -> bool:
         key = "eval_accuracy" if evaluations and "eval_accuracy" in evaluations[0] else "eval_loss"
         style = {"label": run.name, "color": f"C{number}"}
         steps = [line["step"] for line in training]
-        panels["loss"].plot(steps, [line["loss"] for line in training], **style)
-        panels["validation"].plot(
-            [line["step"] for line in evaluations], [line[key] for line in evaluations], marker="o", **style
-        )
-        panels["validation"].set_ylabel(key.removeprefix("eval_"))
-        panels["learning_rate"].plot(steps, [line["learning_rate"] for line in training], **style)
-        panels["tokens/s"].plot(steps, [line["tokens"] / max(line["seconds"], 1e-9) for line in training], **style)
-    for name, panel in panels.items():
-        panel.set_title(name.replace("_", " "))
-        panel.set_xlabel("optimizer step")
+        loss.plot(steps, [line["loss"] for line in training], **style)
+        validation.plot([line["step"] for line in evaluations], [line[key] for line in evaluations], marker="o", **style)
+        validation.set_ylabel("accuracy" if key == "eval_accuracy" else "loss (nats)")
+        rate.plot(steps, [line["learning_rate"] for line in training], **style)
+        speed.plot(steps, [line["tokens"] / max(line["seconds"], 1e-9) for line in training], **style)
+    panels = {loss: ("training loss", "loss (nats)"), validation: ("validation", None)}
+    panels |= {rate: ("learning rate", "peak rate of the groups"), speed: ("speed", "real tokens per second")}
+    for panel, (title, unit) in panels.items():
+        panel.set(title=title, xlabel="optimizer step")
         panel.grid(alpha=0.3)
-    panels["loss"].legend()
+        if unit:
+            panel.set_ylabel(unit)
+    loss.legend()
+    write_atomically(output, lambda path: figure.savefig(path, format="svg"))
+    return True
+
+
+def draw_judgements(matrix: list[list[int]], bins: dict[str, tuple[np.ndarray, ...]], output: Path) -> bool:
+    """The confusion matrix, and accuracy by confidence, a line for each named set of `metrics.reliability` bins."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(7.4, 3.4), layout="constrained")
+    confusion, calibration = figure.subplots(1, 2)
+    confusion.imshow(matrix, cmap="Blues")
+    for row, counts in enumerate(matrix):
+        for column, count in enumerate(counts):
+            shade = "white" if count > max(map(max, matrix)) / 2 else "black"
+            confusion.text(column, row, f"{count:,}", ha="center", va="center", color=shade)
+    names = ["Negative", "Positive"]
+    confusion.set(title="confusion matrix", xlabel="said", ylabel="is", xticks=[0, 1], yticks=[0, 1])
+    confusion.set_xticklabels(names)
+    confusion.set_yticklabels(names)
+    calibration.plot([0.5, 1], [0.5, 1], color="gray", linestyle="--", label="as sure as right")
+    for name, (counts, right, confidence) in bins.items():
+        filled = counts > 0
+        calibration.plot(confidence[filled] / counts[filled], right[filled] / counts[filled], marker="o", label=name)
+    calibration.set(title="reliability", xlabel="mean confidence of the bin", ylabel="accuracy in the bin")
+    calibration.grid(alpha=0.3)
+    calibration.legend()
     write_atomically(output, lambda path: figure.savefig(path, format="svg"))
     return True
 

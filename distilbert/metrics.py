@@ -87,11 +87,16 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Mean |accuracy - confidence| over equal-width bins of confidence, weighted by count (Guo et al. 2017, eq. 5)."""
+    _, right, confidence = reliability(probabilities, labels, bins)
+    return ratio(float(np.abs(right - confidence).sum()), len(labels))
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> tuple[np.ndarray, ...]:
+    """For each equal-width bin of confidence: how many texts, how many judged right, the sum of their confidences."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     index = np.searchsorted(np.arange(1, bins) / bins, confidence)  # a bin holds its upper edge
-    gap = np.bincount(index, weights=right - confidence, minlength=bins)  # count · (accuracy - confidence), bin by bin
-    return ratio(float(np.abs(gap).sum()), len(labels))
+    return tuple(np.bincount(index, weights, bins) for weights in (None, right, confidence))
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -35,7 +35,7 @@ from .start import machine, revision
 from .tokenizer import Tokenizer
 
 WRITTEN = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "log.jsonl", "curves.svg")
-WRITTEN += ("run.json", "README.md", "eval-*.json", "calibration.json")
+WRITTEN += ("run.json", "README.md", "eval-*.json", "eval-*.svg", "calibration.json")
 SKIPS_ALLOWED = 20
 MAY_GROW = ("num_train_epochs", "max_steps")
 MAY_DIFFER = (*MAY_GROW, "resume", "overwrite", "output_dir", "logging_steps", "save_steps", "save_minutes")

@@ -78,7 +78,13 @@ def test_without_calibrate_nothing_but_the_figures_is_written(run):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     measure(run)
     after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert after.keys() - before.keys() == {run / "eval-toy.json"} and after.items() >= before.items()
+    assert after.keys() - before.keys() == {run / "eval-toy.json", run / "eval-toy.svg"} and after.items() >= before.items()
+
+
+def test_the_picture_shows_the_matrix_and_how_sure_the_model_was(run, judged):
+    measure(run, "--calibrate")
+    picture = (run / "eval-toy.svg").read_text()
+    assert all(f"<!-- {words} -->" in picture for words in ("confusion matrix", "reliability", "as trained", "calibrated"))
 
 
 def test_each_part_of_the_runs_data_can_be_measured(run):

@@ -15,6 +15,7 @@ from distilbert.metrics import (
     expected_calibration_error,
     log_softmax,
     masked_lm_metrics,
+    reliability,
     roc_auc,
     softmax,
     wilson_interval,
@@ -180,6 +181,12 @@ def test_full_confidence_that_is_right_has_no_calibration_error_and_none_at_all_
     assert expected_calibration_error(np.eye(2), np.array([0, 1])) == 0.0
     assert expected_calibration_error(np.eye(2), np.array([1, 0])) == 1.0
     assert math.isnan(expected_calibration_error(np.zeros((0, 2)), np.zeros(0, dtype=int)))
+
+
+def test_each_bin_of_confidence_counts_its_texts_its_right_ones_and_its_confidence():
+    probabilities = np.array([[0.25, 0.75], [0.375, 0.625], [0.25, 0.75], [0.0, 1.0]])
+    counts, right, confidence = reliability(probabilities, np.array([1, 1, 0, 0]), bins=4)  # 0.75 closes the third bin
+    assert (counts.tolist(), right.tolist(), confidence.tolist()) == ([0, 0, 3, 1], [0, 0, 2, 0], [0, 0, 2.125, 1.0])
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 11.0])

@@ -534,8 +534,8 @@ def test_the_curves_of_two_runs_are_drawn_with_their_names(finished, tmp_path):
     assert draw_curves([tmp_path / "plain", tmp_path / "fancy"], tmp_path / "both.svg")
     picture = (tmp_path / "both.svg").read_text()
     assert picture.startswith("<?xml") and "<!-- plain -->" in picture and "<!-- fancy -->" in picture
-    for title in ("loss", "validation", "learning rate", "tokens/s"):
-        assert f"<!-- {title} -->" in picture
+    for words in ("training loss", "validation", "learning rate", "speed", "optimizer step", "real tokens per second"):
+        assert f"<!-- {words} -->" in picture
     assert (finished.directory / "curves.svg").read_text().startswith("<?xml")
 
 
