@@ -1,6 +1,7 @@
 """One turn of one contestant of compare.py, in a process of its own: prints {"tokens": …, "seconds": …} as its last line."""
 
 import json
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -78,17 +79,15 @@ def hugging_face_trainer(folder: Path, task: str, how: str, steps: int, batch_si
 
 def our_script(folder: Path, task: str, how: str, steps: int, batch_size: int, max_length: int, seed: int) -> dict:
     """The shipped script with its own log as the clock; `how` is its --precision. The first step is not counted."""
-    import train_cls
-    import train_mlm
-
     output = folder / "ours"
     flags = ["--model", str(folder / "model"), "--data", str(folder / "reviews.jsonl"), "--output_dir", str(output)]
     flags += ["--overwrite", "--logging_steps", "1", "--eval_size", "4", "--precision", how, "--seed", str(seed)]
     flags += ["--max_steps", str(steps + 1), "--batch_size", str(batch_size), "--max_length", str(max_length)]
     if task == "mlm":
-        train_mlm.main([*flags, "--pack", "--dropout", "0.1"])  # the Trainer's dropout, not our default of none
+        sys.argv = ["train_mlm.py", *flags, "--pack", "--dropout", "0.1"]  # the Trainer's dropout, not our default of none
     else:
-        train_cls.main([*flags, "--truncation", "head"])
+        sys.argv = ["train_cls.py", *flags, "--truncation", "head"]
+    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     counted = [line for line in lines if "tokens" in line][1:]
     return {key: sum(line[key] for line in counted) for key in ("tokens", "seconds")}
