@@ -83,6 +83,8 @@ def user_errors():
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as the shell counts SIGINT
     except (OSError, SafetensorError) as error:  # safetensors has its own way of saying what the system said
         if getattr(error, "errno", None) != errno.ENOSPC and f"os error {errno.ENOSPC}" not in str(error):
             raise

@@ -1,7 +1,7 @@
 """A run directory: who may write there, log, checkpoints, resume, the final record. Skip it to follow the lesson.
 
 checkpoint/arguments.json   the flags as given, with every `auto` resolved
-checkpoint/step-N/          tensors.safetensors and state.json, which holds the former's SHA-256
+checkpoint/step-N/          tensors.safetensors and state.json, which holds the SHA-256 of both
 log.jsonl, curves.svg, run.json, README.md, and the model's own files
 """
 
@@ -322,7 +322,7 @@ class Run:
         path = temporary / "tensors.safetensors"
         write_atomically(path, lambda part: safetensors.torch.save_file(tensors, part))
         state = {"sha256": checksum(path), "progress": dataclasses.asdict(self.progress), "scaler": scaler.state_dict()}
-        write_text(temporary / "state.json", json.dumps(state))
+        write_text(temporary / "state.json", json.dumps(state | {"own_sha256": fingerprint([json.dumps(state)])}))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         for old in self._saved_steps()[:-2]:
@@ -338,6 +338,8 @@ class Run:
             folder = self.checkpoints / f"step-{step}"
             try:
                 state = read_json(folder / "state.json")
+                if state.pop("own_sha256", None) != fingerprint([json.dumps(state)]):
+                    raise UserError(f"{folder}: state.json is not what was written")
                 if checksum(folder / "tensors.safetensors") != state["sha256"]:
                     raise UserError(f"{folder}: tensors.safetensors is not what state.json says")
                 tensors = safetensors.torch.load_file(folder / "tensors.safetensors")
