@@ -1,10 +1,12 @@
 """Measures a trained classifier, calibrates it, lists its errors, or judges a text of yours: python evaluate.py [--help]"""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilbert.cli import flag, parse, user_errors
+from distilbert.arguments import TrainingArguments
+from distilbert.cli import check_stored, flag, parse, user_errors
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         return print(f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {args.text}")
 
     data = args.data or own.get("data", "sample")
-    on_own = "data" in own and Path(data).resolve() == Path(own["data"]).resolve()
+    on_own = data == own.get("data") or same_file(data, own.get("data", ""))
     parts = load(data, args.split or own.get("split", "official"), own.get("keep_breaks", False), whole_tables=not on_own)
     size = args.eval_size or (own.get("eval_size") if on_own else None)
     parts, _ = prepare(parts, keep_duplicates=True, eval_size=size, seed=own.get("seed", 0))
@@ -111,7 +113,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_arguments(directory: Path) -> dict:
     path = directory / "checkpoint" / "arguments.json"
-    return read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    names = ("data", "split", "keep_breaks", "eval_size", "seed", "max_length", "truncation")
+    used = {name: value for name, value in read_json(path).items() if name in names}
+    return check_stored(Arguments, check_stored(TrainingArguments, used, path), path)
+
+
+def same_file(one: str, other: str) -> bool:
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
 def print_metrics(title: str, metrics: dict) -> None:

@@ -1,5 +1,6 @@
 """`--data` to texts and labels, cut into parts. Nothing here knows tokens or models."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def load(data: str, split: str = "official", keep_breaks: bool = False, whole_ta
         parts = cut_imdb(read_imdb(download(IMDB, cache_directory() / "aclImdb_v1.tar.gz", sha256=IMDB_SHA256)), split)
     elif data == "sst2":
         parts = {"test": Part.of(sst2_rows(download(SST2, cache_directory() / "SST-2.zip", md5=SST2_MD5)))}
-    elif not path.exists():
+    elif not os.path.exists(data):  # which, unlike Path's, says no to a name that no file system can hold
         raise UserError(f"--data {data}: no such file, and not one of sample, imdb, sst2")
     elif path.is_dir() or path.name.endswith((".tar.gz", ".tgz", ".tar")):
         parts = cut_imdb(read_imdb(path), split)

@@ -75,18 +75,41 @@ def _converter(item) -> Callable[[str], object]:
     return convert
 
 
+def check_stored(arguments_class: type, stored: dict, source: object) -> dict:
+    """`stored`, when the command line would accept each of its flags' values; raises `UserError` for the first it would not."""
+    for item in fields(arguments_class):
+        value = stored.get(item.name)
+        try:
+            accepted = isinstance(value, bool) if item.type is bool else _converter(item)(str(value)) == value
+        except argparse.ArgumentTypeError:
+            accepted = False
+        if item.name in stored and value != item.default and not accepted:
+            raise UserError(f"{source}: {item.name} is {value!r}, which --{item.name} does not accept")
+    return stored
+
+
+def _harmless(text: str) -> str:
+    """At most three lines and 1,000 characters, none of which steers a terminal: a hostile file's names stand in it."""
+    lines = ["".join(c if c.isprintable() else "�" for c in line) for line in text.split("\n")[:3]]
+    return "\n".join(lines)[:1_000]
+
+
 @contextlib.contextmanager
 def user_errors():
     """Around a program: what the user can mend becomes two lines on stderr and exit status 2, without a traceback."""
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_harmless(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)  # as the shell counts SIGINT
     except (OSError, SafetensorError) as error:  # safetensors has its own way of saying what the system said
-        if getattr(error, "errno", None) != errno.ENOSPC and f"os error {errno.ENOSPC}" not in str(error):
+        if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
+            said = "the disk is full; files written before are whole. Make room and run again with --resume"
+        elif getattr(error, "filename", None) is not None:  # no right to read or to write it, a disk that fails
+            said = _harmless(f"{error.filename}: {error.strerror}")
+        else:
             raise
-        print("error: the disk is full; files written before are whole. Make room and run again with --resume", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(2)

@@ -35,7 +35,7 @@ def locate(model: str) -> Path:
 
     Raises `UserError` when there is no such directory, no answer, or another file than the one expected.
     """
-    if Path(model).is_dir():
+    if os.path.isdir(model):  # which, unlike Path's, says no to a name that no file system can hold
         return Path(model)
     name = SHORT_NAMES.get(model, model)
     if name.count("/") != 1 or name.startswith((".", "/", "~", "runs/")):

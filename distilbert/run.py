@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .card import model_card
+from .cli import check_stored
 from .curves import draw_curves
 from .distributed import Workers
 from .errors import UserError
@@ -78,8 +79,8 @@ class Run:
         return self
 
     def _lock(self) -> None:
-        self.made = not self.directory.exists()
         try:
+            self.made = not self.directory.exists()
             self.directory.mkdir(parents=True, exist_ok=True)
             self.lock = open(self.directory / ".lock", "w")  # noqa: SIM115 - held until the run ends
         except OSError as error:
@@ -113,8 +114,8 @@ class Run:
         path = self.directory / "run.json"
         if not (self.arguments.resume and path.exists()):
             return False
-        was = read_json(path).get("arguments", {})
-        return all(was.get(name) == getattr(self.arguments, name) for name in MAY_GROW)
+        was = read_json(path).get("arguments")
+        return isinstance(was, dict) and all(was.get(name) == getattr(self.arguments, name) for name in MAY_GROW)
 
     def begin(self) -> dict[str, Tensor] | None:
         """The tensors of the checkpoint to go on from, or None for a fresh start; resolves every `auto`. Changes no file.
@@ -131,7 +132,7 @@ class Run:
             )
         tensors = None
         if self.arguments.resume and stored.exists():
-            self._take_over(read_json(stored))
+            self._take_over(check_stored(type(self.arguments), read_json(stored), stored))
             tensors = self._load()
             if self.arguments.max_steps is not None and self.arguments.max_steps < self.progress.step:
                 raise UserError(f"--resume: --max_steps {self.arguments.max_steps}, but {self.progress.step} steps are done")
@@ -176,6 +177,8 @@ class Run:
         return {name[5:]: tensor for name, tensor in (tensors or {}).items() if name.startswith("best/")}
 
     def _take_possession(self, fresh: bool) -> None:
+        for path in list(self.directory.rglob(".*.part")):  # what a killed process was writing
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if fresh:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             for pattern in WRITTEN:  # these and no others: the directory may hold files that are not ours

@@ -367,7 +367,6 @@ def test_a_full_disk_is_said_to_be_one_when_it_is_weights_that_do_not_fit(capsys
         ValueError("a bug"),
         OSError(errno.EIO, "Input/output error"),
         safetensors.SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)"),
-        KeyboardInterrupt(),
     ],
 )
 def test_everything_else_keeps_its_traceback(error):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["train_cls", "train_mlm", "evaluate", "torch._dynamo"])  # torch's optimizers import the last
+WARM.set_forkserver_preload(["train_cls", "train_mlm", "fuzz", "torch._dynamo"])  # torch's optimizers import the last
 
 
 @dataclass(frozen=True)
