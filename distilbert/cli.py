@@ -15,9 +15,16 @@ from safetensors import SafetensorError
 from .errors import UserError
 
 
-def flag(default, help: str, choices: tuple = (), low: float | None = None, high: float | None = None):
-    """A dataclass field that is a flag: `low` and `high` are the least and the greatest value accepted."""
-    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+def flag(
+    default, help: str, choices: tuple = (), low: float | None = None, high: float | None = None, positional: bool = False
+):
+    """A dataclass field that is a flag: `low` and `high` are the least and the greatest value accepted.
+
+    A positional one is given without its name: `trace "Not bad"`.
+    """
+    return field(
+        default=default, metadata={"help": help, "choices": choices, "low": low, "high": high, "positional": positional}
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +51,9 @@ def parse(arguments_class: type, argv: list[str] | None = None, presets: dict[st
         else:
             options["type"] = _converter(item)
             options["metavar"] = "|".join(filter(None, item.metadata["choices"])) or item.name.split("_")[-1].upper()
+        if item.metadata["positional"]:
+            parser.add_argument(options.pop("dest"), nargs="?", **options)
+            continue
         names = dict.fromkeys([f"--{item.name}", f"--{item.name.replace('_', '-')}"])
         parser.add_argument(*names, **options)
     given = vars(parser.parse_args(argv))

@@ -7,9 +7,10 @@ The block itself is Vaswani et al. 2017, "Attention Is All You Need" (https://ar
     B  batch                  H  heads                      V  vocabulary
     T  tokens of a sequence   K  width of a head, D = H·K   M  masked positions of a batch
     D  width                  F  width of the feed-forward  C  classes
-    L  blocks                 R  rows of a sequence that the head reads
+    L  blocks                 R  rows of a sequence that are asked for: those that the head reads, or all T
 
-A comment `# (B, T, D)` stands where the shape changes, and gives the shape of the line's result.
+A comment `# (B, T, D)` stands where the shape changes, and gives the shape of the line's result, or of each if there are
+several. tests/test_shapes.py runs the code and holds every one of them against the tensor.
 """
 
 import math
@@ -93,17 +94,18 @@ class Attention(nn.Module):
         else:
             q = F.linear(x_rows, self.qkv.weight[:D], self.qkv.bias[:D])  # (B, R, D)
             k, v = F.linear(x, self.qkv.weight[D:], self.qkv.bias[D:]).chunk(2, dim=2)  # (B, T, D)
-        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)  # (B, H, T, K)
+        q = self.split_heads(q)  # (B, H, R, K)
+        k, v = self.split_heads(k), self.split_heads(v)  # (B, H, T, K)
         if self.training and self.dropout.p:
             scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])  # (B, H, R, T)
             weights = torch.softmax(scores if mask is None else scores + mask, dim=3)
             context = self.dropout(weights) @ v  # (B, H, R, K)
-        else:  # the same formula in one kernel that never writes the (R, T) weights to memory
+        else:  # the same formula in one kernel, which never writes the R·T weights of a head to memory
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, R, K)
         return self.output(context.transpose(1, 2).flatten(2))  # (B, R, D)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
+        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # (B, H, R, K)
 
 
 class FeedForward(nn.Module):
@@ -212,11 +214,11 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
         rows, targets = labelled_rows(labels)  # (B, R)
         hidden = self.encoder(input_ids, attention_mask, rows)  # (B, R, D)
         labelled = targets != IGNORED
-        return self.head(hidden[labelled], self.encoder.embeddings.words.weight), targets[labelled]  # (M, V)
+        return self.head(hidden[labelled], self.encoder.embeddings.words.weight), targets[labelled]  # (M, V), (M,)
 
     def loss(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> Tensor:
         """Mean cross-entropy, in nats, over the labels (B, T) that are not -100; zero, not NaN, where there are none."""
-        logits, targets = self.labelled_logits(input_ids, attention_mask, labels)  # (M, V)
+        logits, targets = self.labelled_logits(input_ids, attention_mask, labels)  # (M, V), (M,)
         return F.cross_entropy(at_least_fp32(logits), targets, reduction="sum") / max(len(targets), 1)
 
 
