@@ -1,7 +1,7 @@
 """A run directory: who may write there, log, checkpoints, resume, the final record. Skip it to follow the lesson.
 
 checkpoint/arguments.json   the flags as given, with every `auto` resolved
-checkpoint/step-N/          tensors.safetensors and state.json, which holds the SHA-256 of both
+checkpoint/step-N/          what resume.py writes
 log.jsonl, curves.svg, run.json, README.md, and the model's own files
 """
 
@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -29,9 +27,10 @@ from .cli import check_stored
 from .curves import draw_curves
 from .distributed import Workers
 from .errors import UserError
-from .files import checksum, fingerprint, finite, read_json, write_atomically, write_json, write_text
+from .files import fingerprint, finite, read_json, write_json, write_text
 from .optim import AdamW
 from .precision import Precision
+from .resume import gather, newest_checkpoint, put_back, write_checkpoint
 from .start import machine, revision
 from .tokenizer import Tokenizer
 
@@ -133,7 +132,9 @@ class Run:
         tensors = None
         if self.arguments.resume and stored.exists():
             self._take_over(check_stored(type(self.arguments), read_json(stored), stored))
-            tensors = self._load()
+            if found := newest_checkpoint(self.checkpoints, self.say):
+                tensors, state = found
+                self.progress, self.scaler_state = self._progress_of(state), state["scaler"]
             if self.arguments.max_steps is not None and self.arguments.max_steps < self.progress.step:
                 raise UserError(f"--resume: --max_steps {self.arguments.max_steps}, but {self.progress.step} steps are done")
         if self.arguments.resume:
@@ -145,6 +146,12 @@ class Run:
         precision = Precision.choose(self.arguments.device, self.arguments.precision)
         self.arguments = dataclasses.replace(self.arguments, device=precision.device, precision=precision.kind)
         return tensors
+
+    def _progress_of(self, state: dict) -> Progress:
+        try:
+            return Progress(**state["progress"])
+        except TypeError:
+            raise UserError(f"{self.checkpoints}: of another version of this project; start anew: --overwrite") from None
 
     def _take_over(self, stored: dict) -> None:
         """Keeps what the run resolved, and refuses what would make it another run."""
@@ -165,16 +172,9 @@ class Run:
         if self.workers.rank == 0:
             self._take_possession(fresh=tensors is None)
         self.starting_revision = revision(self.arguments.model)  # now: the directory may be another one at the end
-        for name, p in model.named_parameters() if tensors else ():
-            p.data.copy_(tensors[f"model/{name}"])
-            for key in ("exp_avg", "exp_avg_sq", "master"):
-                if f"{key}/{name}" in tensors:
-                    optimizer.state[p][key] = tensors[f"{key}/{name}"].to(p.device)
-            if f"step/{name}" in tensors:
-                optimizer.state[p]["step"] = int(tensors[f"step/{name}"])
         if self.scaler_state:
             scaler.load_state_dict(self.scaler_state)
-        return {name[5:]: tensor for name, tensor in (tensors or {}).items() if name.startswith("best/")}
+        return put_back(tensors, model, optimizer) if tensors else {}
 
     def _take_possession(self, fresh: bool) -> None:
         for path in list(self.directory.rglob(".*.part")):  # what a killed process was writing
@@ -310,47 +310,13 @@ class Run:
         return bool(epoch_ended or by_steps or self.signal or minutes >= self.arguments.save_minutes)
 
     def save(self, model: nn.Module, optimizer: AdamW, scaler, best: dict[str, Tensor]) -> None:
-        """Writes checkpoint/step-N/ under a temporary name, renames it, and removes all but the last two."""
+        """Writes checkpoint/step-N/."""
         self._add_up()  # never a checkpoint of something that is no number any more
         if self.workers.rank:
             return
-        tensors = {f"best/{name}": tensor for name, tensor in best.items()}
-        for name, p in model.named_parameters():
-            tensors[f"model/{name}"] = p.detach()
-            state = optimizer.state[p]
-            tensors |= {f"{key}/{name}": torch.as_tensor(value) for key, value in state.items()}
-        final = self.checkpoints / f"step-{self.progress.step}"
-        temporary = self.checkpoints / f".step-{self.progress.step}.part"
-        shutil.rmtree(temporary, ignore_errors=True)
-        path = temporary / "tensors.safetensors"
-        write_atomically(path, lambda part: safetensors.torch.save_file(tensors, part))
-        state = {"sha256": checksum(path), "progress": dataclasses.asdict(self.progress), "scaler": scaler.state_dict()}
-        write_text(temporary / "state.json", json.dumps(state | {"own_sha256": fingerprint([json.dumps(state)])}))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        for old in self._saved_steps()[:-2]:
-            shutil.rmtree(self.checkpoints / f"step-{old}", ignore_errors=True)
+        state = {"progress": dataclasses.asdict(self.progress), "scaler": scaler.state_dict()}
+        write_checkpoint(self.checkpoints, self.progress.step, gather(model, optimizer, best), state)
         self.saved_at, self.saved_step = time.monotonic(), self.progress.step
-
-    def _saved_steps(self) -> list[int]:
-        return sorted(int(path.name[5:]) for path in self.checkpoints.glob("step-*") if path.name[5:].isdigit())
-
-    def _load(self) -> dict[str, Tensor] | None:
-        """The newest whole checkpoint. A damaged one is said to be so, and the one before it is taken."""
-        for step in reversed(self._saved_steps()):
-            folder = self.checkpoints / f"step-{step}"
-            try:
-                state = read_json(folder / "state.json")
-                if state.pop("own_sha256", None) != fingerprint([json.dumps(state)]):
-                    raise UserError(f"{folder}: state.json is not what was written")
-                if checksum(folder / "tensors.safetensors") != state["sha256"]:
-                    raise UserError(f"{folder}: tensors.safetensors is not what state.json says")
-                tensors = safetensors.torch.load_file(folder / "tensors.safetensors")
-                self.progress, self.scaler_state = Progress(**state["progress"]), state["scaler"]
-                return tensors
-            except (UserError, OSError, KeyError, TypeError, safetensors.SafetensorError) as error:
-                self.say(f"a damaged checkpoint is passed over: {error}")
-        return None
 
     def exit_if_stopped(self) -> None:
         """After SIGINT or SIGTERM, once this step is saved: says how to go on and exits with 130 or 143."""

@@ -24,6 +24,7 @@ class Tokenizer:
         if None in ids:
             raise UserError(f"{source}: has no {SPECIAL_TOKENS[ids.index(None)]}, expected BERT's five special tokens")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
+        self.size = max(backend.get_vocab().values()) + 1
         ends = [("[CLS]", self.cls_id), ("[SEP]", self.sep_id)]  # never the file's own rule: a broken one ends the process
         pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
         backend.post_processor = tokenizers.processors.TemplateProcessing("[CLS] $A [SEP]", pair, special_tokens=ends)
@@ -76,7 +77,7 @@ class Tokenizer:
 
     def __len__(self) -> int:
         """One more than the largest id: a file may leave ids out, or say a piece twice."""
-        return max(self.backend.get_vocab().values()) + 1
+        return self.size
 
     @property
     def special_ids(self) -> list[int]:

@@ -322,7 +322,7 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before_it(tmp_path, monkeypa
         for _ in range(2):
             step(run)
             run.save(*parts, {})
-        monkeypatch.setattr("distilbert.run.os.replace", crash)
+        monkeypatch.setattr("distilbert.resume.os.replace", crash)
         step(run)
         with pytest.raises(KeyboardInterrupt):
             run.save(*parts, {})

@@ -1,0 +1,71 @@
+"""Checkpoints to resume from: step-N/ holds tensors.safetensors and state.json, and of both a SHA-256. No pickle."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+from .files import checksum, fingerprint, read_json, write_atomically, write_text
+from .optim import AdamW
+
+
+def gather(model: nn.Module, optimizer: AdamW, best: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors that a run has to remember: parameters, the optimizer's state of each, the best weights so far."""
+    tensors = {f"best/{name}": tensor for name, tensor in best.items()}
+    for name, p in model.named_parameters():
+        tensors[f"model/{name}"] = p.detach()
+        tensors |= {f"{key}/{name}": torch.as_tensor(value) for key, value in optimizer.state[p].items()}
+    return tensors
+
+
+def put_back(tensors: dict[str, Tensor], model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
+    """The inverse of `gather`; returns the best weights so far."""
+    for name, p in model.named_parameters():
+        p.data.copy_(tensors[f"model/{name}"])
+        for key in ("exp_avg", "exp_avg_sq", "master"):
+            if f"{key}/{name}" in tensors:
+                optimizer.state[p][key] = tensors[f"{key}/{name}"].to(p.device)
+        if f"step/{name}" in tensors:
+            optimizer.state[p]["step"] = int(tensors[f"step/{name}"])
+    return {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
+
+
+def write_checkpoint(checkpoints: Path, step: int, tensors: dict[str, Tensor], state: dict) -> None:
+    """Writes step-N/ under a temporary name, renames it, and removes all but the last two."""
+    final, temporary = checkpoints / f"step-{step}", checkpoints / f".step-{step}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    path = temporary / "tensors.safetensors"
+    write_atomically(path, lambda part: safetensors.torch.save_file(tensors, part))
+    state = {"sha256": checksum(path)} | state
+    write_text(temporary / "state.json", json.dumps(state | {"own_sha256": fingerprint([json.dumps(state)])}))
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    for old in saved_steps(checkpoints)[:-2]:
+        shutil.rmtree(checkpoints / f"step-{old}", ignore_errors=True)
+
+
+def saved_steps(checkpoints: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in checkpoints.glob("step-*") if path.name[5:].isdigit())
+
+
+def newest_checkpoint(checkpoints: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict] | None:
+    """Tensors and state of the newest whole checkpoint. A damaged one is said to be so, and the one before it is taken."""
+    for step in reversed(saved_steps(checkpoints)):
+        folder = checkpoints / f"step-{step}"
+        try:
+            state = read_json(folder / "state.json")
+            if state.pop("own_sha256", None) != fingerprint([json.dumps(state)]):
+                raise UserError(f"{folder}: state.json is not what was written")
+            if checksum(folder / "tensors.safetensors") != state["sha256"]:
+                raise UserError(f"{folder}: tensors.safetensors is not what state.json says")
+            return safetensors.torch.load_file(folder / "tensors.safetensors"), state
+        except (UserError, OSError, KeyError, safetensors.SafetensorError) as error:
+            say(f"a damaged checkpoint is passed over: {error}")
+    return None
