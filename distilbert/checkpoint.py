@@ -6,6 +6,7 @@ become today's DistilBERT names), `to_ours`. Writing goes through the same map b
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import foreign
+from .cli import user_errors
 from .config import DistilBertConfig
 from .errors import UserError
 from .files import read_json, write_atomically, write_json
@@ -144,10 +146,8 @@ class Pretrained:
         if type(self).__name__ == "DistilBertForSequenceClassification" and config.classifier_head == "linear":
             tensors = foreign.linear_head_as_transformers(tensors, config.n_layers)
         write_json(directory / "config.json", config.to_dict(type(self).__name__))
-        write_atomically(
-            directory / "model.safetensors",
-            lambda path: safetensors.torch.save_file(tensors, path, metadata={"format": "pt"}),
-        )
+        write = partial(safetensors.torch.save_file, tensors, metadata={"format": "pt"})
+        write_atomically(directory / "model.safetensors", write)
 
 
 def check_tensors(rows: list[Row], tensors: dict[str, Tensor], shapes: dict, called: dict[str, str], directory: Path) -> None:
@@ -205,7 +205,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with user_errors():
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")

@@ -9,7 +9,6 @@ gradients by it again, and skips the step (and makes the number smaller) when on
 and needs none of it; it has only 8 bits of mantissa, which is why the sum of small steps is kept in fp32.
 """
 
-import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -42,10 +41,8 @@ class Precision:
         return torch.bfloat16 if self.kind == "bf16" else torch.float32
 
     def autocast(self):
-        """The context for forward passes."""
-        if self.kind == "fp16":
-            return torch.autocast(self.device, torch.float16)
-        return contextlib.nullcontext()
+        """The context for forward passes: without effect unless fp16."""
+        return torch.autocast(self.device, torch.float16, enabled=self.kind == "fp16")
 
     def scaler(self) -> torch.amp.GradScaler:
         """A loss scaler: without effect unless fp16."""
