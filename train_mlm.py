@@ -107,7 +107,7 @@ def train(run: Run) -> None:
         batches = epoch_batches(lengths, args.batch_size, args.seed, progress.epoch, args.batching)
         for first in range(progress.steps_in_epoch * accumulation, len(batches), accumulation):
             started = time.perf_counter()
-            torch.manual_seed(step_seed(args.seed, progress.step))  # dropout depends on the step alone
+            torch.manual_seed(step_seed(args.seed, progress.step, workers.rank))  # dropout depends on these alone
             factor = learning_rate_factor(
                 progress.step - progress.skipped, total_steps, warmup_steps, args.lr_scheduler_type, args.min_lr_ratio
             )

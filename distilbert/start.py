@@ -49,9 +49,9 @@ def starting_point(model_class, args, texts: list[str], **changes):
     return model, tokenizer
 
 
-def step_seed(seed: int, step: int) -> int:
-    """A 64-bit seed for one step, unlike that of any other (seed, step)."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A 64-bit seed for one step of one process, unlike that of any other."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 def full_precision(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:

@@ -336,7 +336,7 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before_it(tmp_path, monkeypa
 
 
 def test_the_seed_of_a_step_is_its_own():
-    seeds = {step_seed(seed, step) for seed in range(40) for step in range(50)}
+    seeds = {step_seed(seed, step, rank) for seed in range(20) for step in range(50) for rank in range(2)}
     assert len(seeds) == 2000 and step_seed(3, 5) == step_seed(3, 5) and max(seeds) >= 2**63
     torch.manual_seed(max(seeds))  # torch takes 64 bits
 
