@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from distilbert.errors import UserError
 
@@ -19,6 +20,7 @@ REVIEW = re.compile(r"(?:\./)?(?:aclImdb/)?((?:train|test)/(neg|pos|unsup))/\d+_
 LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 UNLABELLED = -1
 LONGEST = 1 << 20  # bytes of one text; IMDb's longest has 14 thousand
+LARGEST = 1 << 30  # bytes of an archive unpacked; IMDb has a quarter of that
 Row = tuple[str, int, str, str]  # text, label, what it is called in its source, the part it is said to be of
 
 
@@ -33,18 +35,26 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each text file. Refuses an archive that is broken, or whose members are not harmless."""
     if path.is_dir():
         for file in sorted(path.rglob("*.txt")):
-            yield file.relative_to(path).as_posix(), file.read_bytes()
+            name = file.relative_to(path).as_posix()
+            if REVIEW.fullmatch(name) and file.is_file():
+                _check_size(path, name, file.stat().st_size)
+                yield name, file.read_bytes()
         return
     try:
-        with gzip.open(path) if path.name.endswith("gz") else open(path, "rb") as file, tarfile.open(fileobj=file) as archive:
-            for member in archive:
+        with (
+            open(path, "rb") as raw,
+            gzip.open(raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw as unpacked,
+            tarfile.open(fileobj=_Bounded(unpacked), mode="r:") as archive,
+        ):
+            file = archive.fileobj
+            while member := archive.next():
+                archive.members = []  # it would keep them all
                 if member.name.startswith(("/", "\\")) or ".." in Path(member.name).parts:
                     raise UserError(f"{path}: member {member.name!r} points outside the archive; this is not IMDb's")
                 if not (member.isfile() or member.isdir()):
                     raise UserError(f"{path}: member {member.name!r} is a link or a device; this is not IMDb's")
                 if member.isfile() and REVIEW.fullmatch(member.name):
-                    if member.size > LONGEST:
-                        raise UserError(f"{path}: review {member.name!r} claims {member.size:,} bytes; this is not IMDb's")
+                    _check_size(path, member.name, member.size)
                     yield member.name, archive.extractfile(member).read(LONGEST)
             file.seek(archive.offset)  # tarfile takes a damaged header for the end, and does not read up to gzip's checksum
             if file.read(512) != bytes(512):
@@ -52,8 +62,32 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
             while file.read(LONGEST):
                 pass
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        what = str(error).splitlines()[0]
+        what = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: a broken archive ({what}); remove it and download it again from {IMDB}") from None
+
+
+def _check_size(path: Path, name: str, size: int) -> None:
+    if size > LONGEST:
+        raise UserError(f"{path}: review {name!r} claims {size:,} bytes; this is not IMDb's")
+
+
+class _Bounded:
+    """The bytes of an archive, unpacked. One that wants more than LONGEST at once, or more than LARGEST in all, is broken."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.tell = file, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > LONGEST:  # tarfile reads a member's long name in one piece, whatever length it claims
+            raise tarfile.ReadError(f"it claims a name of {size:,} bytes")
+        self.seek(self.tell())
+        return self.file.read(size)
+
+    def seek(self, place: int) -> None:
+        if place > LARGEST:
+            raise tarfile.ReadError(f"it unpacks to more than {LARGEST:,} bytes")
+        if place != self.tell():
+            self.file.seek(place)
 
 
 def table_rows(path: Path, content: str | None = None) -> Iterator[Row]:
@@ -99,8 +133,13 @@ def sst2_rows(path: Path) -> Iterator[Row]:
     """The 872 labelled sentences of SST-2's dev set (Socher et al. 2013), from GLUE's zip."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("SST-2/dev.tsv") as file:
-            content = _decode(file.read(LONGEST), "SST-2/dev.tsv")
-    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, zlib.error) as error:  # RuntimeError: it is encrypted
+            if archive.getinfo("SST-2/dev.tsv").compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise zipfile.BadZipFile("it is packed in a way that GLUE's is not")
+            raw = file.read(LONGEST + 1)
+            if len(raw) > LONGEST:
+                raise zipfile.BadZipFile(f"it has more than {LONGEST:,} bytes")
+            content = _decode(raw, "SST-2/dev.tsv")
+    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, EOFError, zlib.error) as error:  # RuntimeError: encrypted
         raise UserError(f"{path}: no readable SST-2/dev.tsv in it ({error}); expected {SST2}") from None
     return table_rows(path, content)
 

@@ -183,7 +183,7 @@ def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor
         raise UserError(f"{path}: {error}") from None
     words = tensors.get("distilbert.embeddings.word_embeddings.weight")
     decoder = tensors.pop("vocab_projector.weight", words)
-    if decoder is not None and words is not None and not torch.equal(decoder, words):
+    if decoder is not None and words is not None and not foreign.equal(decoder, words):
         raise UserError(f"{directory}: vocab_projector.weight differs from the word embeddings; this model ties the two")
     if any(task in str(raw.get("architectures")) for task in foreign.OTHER_TASKS):  # whose head has our heads' names
         tensors = {name: t for name, t in tensors.items() if not name.startswith(("classifier.", "pre_classifier."))}

@@ -1,10 +1,12 @@
 """Writing so that a crash leaves the previous file whole, and reading so that a broken file is said to be one."""
 
+import contextlib
 import errno
 import hashlib
 import http.client
 import json
 import os
+import time
 import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +24,10 @@ def cache_directory() -> Path:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """`write` fills a temporary neighbour, which is flushed to disk and then renamed to `path` in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed: a living one writes all the time
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 3_600:
+                left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(temporary)
@@ -90,20 +96,28 @@ def fingerprint(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+SECONDS, SLOWEST = 20, 10_000  # without an answer, or with less than so many bytes a second: then a server has stalled
+
+
 def download(url: str, path: Path, **expected: str) -> Path:
     """Fetches `url` to `path` unless it is there; `expected` is one checksum, sha256=… or md5=….
 
-    Raises `UserError` when there is no answer within 20 seconds, the server refuses, or the checksum is another.
+    Raises `UserError` when the server refuses, stalls for 20 seconds, or gives a file with another checksum. A download that
+    was interrupted begins anew.
     """
     ((kind, digest),) = expected.items()
 
     def fetch(temporary: Path) -> None:
-        with urllib.request.urlopen(url, timeout=20) as answer, open(temporary, "wb") as file:
+        started, received = time.monotonic(), 0
+        with urllib.request.urlopen(url, timeout=SECONDS) as answer, open(temporary, "wb") as file:
             size = int(answer.headers.get("Content-Length") or 0)
             with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name) as bar:
-                while piece := answer.read(1 << 20):
+                while piece := answer.read1(1 << 20):
                     file.write(piece)
                     bar.update(len(piece))
+                    received += len(piece)
+                    if time.monotonic() - started > SECONDS + received / SLOWEST:
+                        raise TimeoutError(f"fewer than {SLOWEST:,} bytes a second")
         if (found := checksum(temporary, kind)) != digest:
             raise UserError(f"{url}: {kind} is {found[:12]}…, expected {digest[:12]}…: a broken download; run again")
 

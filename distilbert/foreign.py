@@ -84,7 +84,7 @@ def as_distilbert(tensors: dict[str, Tensor], directory: Path) -> tuple[dict[str
             continue  # BERT's classifier reads its pooler, which DistilBERT has not
         if not new.startswith((*HEADS, "distilbert.")) and new.startswith(("embeddings.", "transformer.")):
             new = "distilbert." + new
-        if new in renamed and not torch.equal(renamed[new], tensor):
+        if new in renamed and not equal(renamed[new], tensor):
             raise UserError(f"{directory}: tensor {name} stands there twice, with different values")
         renamed[new], called[new] = tensor, name
     types, positions = renamed.pop(TOKEN_TYPES, None), renamed.get(POSITIONS)
@@ -93,6 +93,11 @@ def as_distilbert(tensors: dict[str, Tensor], directory: Path) -> tuple[dict[str
             raise UserError(f"{directory}: token_type_embeddings has shape {list(types.shape)}, unlike the positions'")
         renamed[POSITIONS] = positions.float() + types[0].float()  # a sum of halves, rounded to half, would be another
     return renamed, called
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Of any number formats: torch.equal alone has an error for some."""
+    return one is other or (one.shape == other.shape and torch.equal(one.float(), other.float()))
 
 
 def config_of_bert(raw: dict) -> dict:
