@@ -198,7 +198,7 @@ def picture(rows: list[Row], columns: int) -> Iterator[str]:
             )
         module, line = row.module, row.line
         shape = f"{row.letters} = {row.shape}" if row.letters else f"{row.shape}"
-        yield f"      {row.name:8} {shape:32} mean {row.mean:+8.3f}  spread {row.spread:7.3f}"
+        yield f"    {row.name:8} {shape:32} mean{row.mean:+11.3f} spread{row.spread:10.3f}"
 
 
 def token_lines(pieces: list[str], ids: list[int], columns: int) -> Iterator[str]:
@@ -243,7 +243,7 @@ def verdict(text: str, model: nn.Module, tokenizer: Tokenizer) -> Iterator[str]:
     elif isinstance(model, model_file.DistilBertForMaskedLM):
         yield "This model guesses hidden words: put [MASK] in the sentence."
     else:
-        yield "One vector a token, and no trained head to judge them. python train_cls.py trains one."
+        yield "One vector a token, and no trained head to judge by: python train_cls.py"
 
 
 def main(argv: list[str] | None = None) -> None:
