@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import pytest
 import safetensors.torch
@@ -111,15 +110,47 @@ def test_the_names_of_the_map_are_the_tensors_that_transformers_writes(tmp_path,
     assert {row.theirs for row in rows} == written
 
 
-def test_the_listing_of_a_checkpoint_names_each_tensor_in_both_languages(tmp_path, capsys, monkeypatch):
+def test_the_listing_of_a_checkpoint_names_each_tensor_in_both_languages(tmp_path, capsys):
     written_by_transformers(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["checkpoint", str(tmp_path)])
-    checkpoint.main()
+    checkpoint.main([str(tmp_path)])
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()}
     assert lines.keys() == safetensors.torch.load_file(tmp_path / "model.safetensors").keys()
     assert lines[LIN1] == "encoder.blocks.1.feed_forward.expand.weight (20, 12)"
     assert lines["distilbert.transformer.layer.2.attention.v_lin.bias"] == "encoder.blocks.2.attention.qkv.bias, third 3 (12,)"
     assert lines["classifier.bias"] == "head.output.bias (5,)"
+
+
+def listed(directory) -> dict[str, str]:
+    """What each tensor of the file is here, by its name there, in the order of the listing."""
+    lines = checkpoint.listing(directory)
+    assert {name: shape for name, _, shape in lines} == {
+        name: tuple(tensor.shape) for name, tensor in safetensors.torch.load_file(directory / "model.safetensors").items()
+    }
+    return {name: ours for name, ours, _ in lines}
+
+
+def test_the_listing_of_a_bert_says_where_its_token_types_go_and_what_is_not_used(tmp_path):
+    bert_written_by_transformers(tmp_path, "BertForPreTraining")
+    lines = listed(tmp_path)
+    assert lines["bert.embeddings.token_type_embeddings.weight"] == "its row 0 is added to the positions"
+    assert lines["bert.encoder.layer.1.attention.self.key.bias"] == "encoder.blocks.1.attention.qkv.bias, third 2"
+    assert lines["bert.pooler.dense.weight"] == lines["cls.seq_relationship.bias"] == "(not used)"
+    assert next(iter(lines)) == "bert.embeddings.word_embeddings.weight" and list(lines.values())[-1] == "(not used)"
+
+
+def test_the_listing_of_a_linear_head_of_ours_says_what_its_first_linear_is(tmp_path):
+    our_model(CLASSIFIER).save_pretrained(tmp_path)
+    lines = listed(tmp_path)
+    assert lines["classifier.weight"] == "head.output.weight"
+    assert lines["pre_classifier.bias"] == "1 and a shift: a linear head, in transformers' form"
+
+
+def test_the_listing_of_a_masked_lm_knows_the_tied_decoder(tmp_path):
+    written_by_transformers(tmp_path, "DistilBertForMaskedLM")
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    safetensors.torch.save_file(tensors | {"vocab_projector.weight": tensors[WORDS].clone()}, tmp_path / "model.safetensors")
+    lines = listed(tmp_path)
+    assert lines["vocab_projector.weight"] == "the word embeddings again" and lines["vocab_projector.bias"] == "head.bias"
 
 
 # ---- what transformers writes, we read
