@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import foreign
-from .cli import flag, parse, user_errors
+from .cli import user_errors
 from .config import DistilBertConfig
 from .errors import UserError
 from .files import read_json, write_atomically, write_json
@@ -192,41 +192,14 @@ def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor
     return config, tensors, called
 
 
-def listing(directory: Path) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Each tensor of a checkpoint: the file's name, what it is here, its shape. In the model's order, the unused ones last."""
+def main() -> None:
+    """`python -m distilbert.checkpoint PATH`: the map of a checkpoint, tensor by tensor."""
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        raise UserError("usage: python -m distilbert.checkpoint DIRECTORY (or a short name, say minilm)")
+    directory = locate(sys.argv[1])
     config, _, called = read_checkpoint(directory)
-    places = {row.theirs: row for name in HEADS for row in name_map(name, config)}
-    order = list(places)
-    today = {file_name: name for name, file_name in called.items()}
-    lines = []
-    for file_name, tensor in foreign.read_tensors(directory).items():
-        name = today.get(file_name, "")
-        if name in places:
-            row = places[name]
-            ours = row.ours if row.third is None else f"{row.ours}, third {row.third + 1}"
-        elif name == foreign.TOKEN_TYPES:
-            name, ours = foreign.POSITIONS, "its row 0 is added to the positions"
-        elif name == "vocab_projector.weight":
-            ours = "the word embeddings again"
-        elif name.startswith("pre_classifier.") and "classifier.weight" in called:
-            ours = "1 and a shift: a linear head, in transformers' form"
-        else:
-            ours = "(not used)"
-        place = order.index(name) if name in places else len(order)
-        lines.append((place, (file_name, ours, tuple(tensor.shape))))
-    return [line for _, line in sorted(lines)]
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The map of a checkpoint: every tensor's name in the file, and here."""
-
-    model: str = flag("minilm", "directory, hub id, minilm or distilbert-base-uncased", positional=True)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """`python -m distilbert.checkpoint PATH`. Raises `UserError` for what is not a checkpoint."""
-    for file_name, ours, shape in listing(locate(parse(Arguments, argv).model)):
+    rows = {row.theirs: row for name in HEADS for row in name_map(name, config)}
+    for file_name, ours, shape in foreign.listing(directory, rows, called):
         print(f"{file_name:62}  {ours:51}  {shape}")
 
 

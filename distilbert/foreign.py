@@ -124,6 +124,28 @@ def file_name(name: str, called: dict[str, str]) -> str:
     return name
 
 
+def listing(directory: Path, rows: dict, called: dict[str, str]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Each tensor of a checkpoint: the file's name, what it is here, its shape. In the order of `rows`, the unused ones last.
+
+    `rows`: the name map by today's names; `called`: what the file calls these.
+    """
+    order, today = list(rows), {old: name for name, old in called.items()}
+    lines = []
+    for old, tensor in read_tensors(directory).items():
+        name, ours = today.get(old, ""), "(not used)"
+        if name in rows:
+            ours = rows[name].ours + ("" if rows[name].third is None else f", third {rows[name].third + 1}")
+        elif name == TOKEN_TYPES:
+            name, ours = POSITIONS, "its row 0 is added to the positions"
+        elif name == "vocab_projector.weight":
+            ours = "the word embeddings again"
+        elif name.startswith("pre_classifier.") and "classifier.weight" in called:
+            ours = "1 and a shift: a linear head, in transformers' form"
+        place = order.index(name) if name in rows else len(order)
+        lines.append((place, old, ours, tuple(tensor.shape)))
+    return [line[1:] for line in sorted(lines)]
+
+
 def sizes_of(tensors: dict[str, Tensor], directory: Path) -> DistilBertConfig:
     """A configuration for a directory without config.json, read off the tensors; heads are taken as 64 wide."""
     needed = ("distilbert.embeddings.word_embeddings.weight", POSITIONS, "distilbert.transformer.layer.0.ffn.lin1.weight")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import safetensors.torch
@@ -110,9 +111,10 @@ def test_the_names_of_the_map_are_the_tensors_that_transformers_writes(tmp_path,
     assert {row.theirs for row in rows} == written
 
 
-def test_the_listing_of_a_checkpoint_names_each_tensor_in_both_languages(tmp_path, capsys):
+def test_the_listing_of_a_checkpoint_names_each_tensor_in_both_languages(tmp_path, capsys, monkeypatch):
     written_by_transformers(tmp_path)
-    checkpoint.main([str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["checkpoint", str(tmp_path)])
+    checkpoint.main()
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()}
     assert lines.keys() == safetensors.torch.load_file(tmp_path / "model.safetensors").keys()
     assert lines[LIN1] == "encoder.blocks.1.feed_forward.expand.weight (20, 12)"
@@ -122,7 +124,9 @@ def test_the_listing_of_a_checkpoint_names_each_tensor_in_both_languages(tmp_pat
 
 def listed(directory) -> dict[str, str]:
     """What each tensor of the file is here, by its name there, in the order of the listing."""
-    lines = checkpoint.listing(directory)
+    config, _, called = checkpoint.read_checkpoint(directory)
+    rows = {row.theirs: row for name in checkpoint.HEADS for row in checkpoint.name_map(name, config)}
+    lines = foreign.listing(directory, rows, called)
     assert {name: shape for name, _, shape in lines} == {
         name: tuple(tensor.shape) for name, tensor in safetensors.torch.load_file(directory / "model.safetensors").items()
     }
