@@ -1,0 +1,232 @@
+"""A page to look inside a classifier: python -m distilbert.look "Not bad at all", or --serve to type reviews.
+
+The page itself is look.html, a file that works alone: what there is to show is put into it as JSON.
+"""
+
+import base64
+import contextlib
+import errno
+import json
+import math
+import threading
+import zlib
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from .cli import flag, parse, user_errors
+from .errors import UserError
+from .files import read_json, write_text
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Shows what a trained classifier makes of a review, as a page for the browser."""
+
+    text: str = flag("", "the review to look at", positional=True)
+    model: str = flag("runs/cls", "a run of train_cls.py, or another trained classifier")
+    output: str = flag("look.html", "the page to write")
+    serve: bool = flag(False, "instead of writing a page, serve one on 127.0.0.1 where reviews are typed")
+    port: int = flag(8000, "port of --serve; 0 for any that is free", low=0, high=65_535)
+
+
+if __name__ == "__main__":  # --help and mistyped flags are answered here, before the seconds that importing torch takes
+    with user_errors():
+        parse(Arguments)
+
+import numpy as np
+import torch
+
+from data.cls import truncate
+
+from .explain import attention_and_decisions, integrated_gradients
+from .hub import locate
+from .model import DistilBertForSequenceClassification
+from .predict import check_pair
+from .tokenizer import Tokenizer
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+REQUEST_LIMIT = 200_000  # bytes: the page's 20,000 characters, each of them up to nine bytes of a form
+HOSTS = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A trained classifier with what its run says about reading: how long, from which end, how confident."""
+
+    name: str
+    model: DistilBertForSequenceClassification
+    tokenizer: Tokenizer
+    max_length: int
+    truncation: str
+    calibration: dict
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> "Reader":
+        """From whatever `--model` accepts. Raises `UserError` unless it is a trained classifier of two classes."""
+        directory = locate(name)
+        model = DistilBertForSequenceClassification.from_pretrained(directory)
+        if model.head_is_fresh:
+            raise UserError(f"--model {name} has no trained classifier; train one: python train_cls.py --model {name}")
+        if model.config.num_labels != 2:
+            raise UserError(f"--model {name} tells {model.config.num_labels} classes apart, the page shows two")
+        tokenizer = Tokenizer.from_pretrained(directory)
+        check_pair(model, tokenizer)
+        record, calibration = directory / "run.json", directory / "calibration.json"
+        own = read_json(record).get("arguments", {}) if record.exists() else {}
+        scale = read_json(calibration) if calibration.exists() else {"temperature": 1.0}
+        temperature = scale.get("temperature")
+        if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise UserError(f"{calibration}: temperature is {temperature!r}, expected a positive number; write it anew "
+                            f"with python evaluate.py --calibrate --model {name}")  # fmt: skip
+        max_length = min(own.get("max_length", 512), model.config.max_position_embeddings)
+        title = directory.resolve().name if directory == Path(name) else name
+        return cls(title, model.eval(), tokenizer, max_length, own.get("truncation", "head"), scale)
+
+    def look(self, text: str) -> dict:
+        """All that the page shows of a review, in JSON's types. Raises `UserError` when there is nothing to read in it."""
+        if text.encode("utf-8", "replace").decode() != text:
+            raise UserError("the review is not readable: its bytes are not UTF-8")
+        encoding = self.tokenizer.backend.encode(text)
+        kept = truncate(np.arange(len(encoding.ids)), self.max_length, self.truncation)
+        if len(kept) == 2:  # [CLS] and [SEP]
+            raise UserError("nothing to read: a review needs a word at least")
+        ids = torch.tensor(encoding.ids)[kept][None]  # (1, T)
+        weights, decisions = attention_and_decisions(self.model, ids)
+        contributions, baseline, decision = integrated_gradients(self.model, ids, self.tokenizer.pad_id)
+        temperature, labels = self.calibration["temperature"], self.model.config.id2label
+        positive = 1 / (1 + math.exp(-decision / temperature))
+        return {
+            "model": self.name,
+            "text": text,
+            "labels": [labels[0], labels[1]],
+            "label": labels[int(positive > 0.5)],
+            "confidence": max(positive, 1 - positive),
+            "calibration": self.calibration,
+            "decision": decision / temperature,
+            "baseline": baseline / temperature,
+            "decisions": (decisions / temperature).tolist(),
+            "pieces": pieces(text, encoding, kept.tolist()),
+            "contributions": (contributions / temperature).tolist(),
+            "heads": weights.shape[1],
+            "attention": packed(weights),
+        }
+
+
+def pieces(text: str, encoding, kept: list[int]) -> list[dict]:
+    """Of each kept piece: its name, its spelling in the text, the gap in front of it, and the number of its word.
+
+    `skipped` is how many pieces in front of it were cut away. Where none were, gaps and spellings make up the text.
+    """
+    found, word, end, last = [], -1, 0, -1
+    for i in kept:
+        skipped, own_word = i - last - 1, encoding.word_ids[i]
+        start, stop = encoding.offsets[i]
+        if own_word is None:  # [CLS] and [SEP] stand nowhere in the text: put them at its ends
+            start = stop = 0 if i == 0 else len(text)
+        word += skipped > 0 or own_word is None or own_word != encoding.word_ids[last]
+        gap, spelled = "" if skipped else text[end:start], text[max(start, end) : stop]
+        found.append({"piece": encoding.tokens[i], "text": spelled, "gap": gap, "word": word, "skipped": skipped})
+        end, last = max(end, stop), i
+    return found
+
+
+def packed(weights: torch.Tensor) -> str:
+    """Weights (L, H, T, T) as bytes, zlib's deflate and base64: round(255·√w), which keeps small weights apart from zero."""
+    steps = (weights.sqrt() * 255).round().to(torch.uint8)
+    return base64.b64encode(zlib.compress(steps.numpy().tobytes())).decode("ascii")
+
+
+def page(data: dict) -> str:
+    """look.html with the data in it. Neither `<` nor anything beyond ASCII is left, so no text can end the script element."""
+    return TEMPLATE.read_text(encoding="utf-8").replace("@data@", json.dumps(data).replace("<", "\\u003c"))
+
+
+def server(reader: Reader, port: int, text: str = "") -> ThreadingHTTPServer:
+    """Answers on the loopback address only: GET / with the page of `text`, POST / with that of the review in the form.
+
+    Raises `UserError` when the port is taken. A request's path is compared, never opened; its size and time are bounded.
+    """
+    one_at_a_time = threading.Lock()  # the hooks are on the one model
+
+    def shown(text: str) -> str:
+        try:
+            with one_at_a_time:
+                data = reader.look(text)
+        except UserError as error:
+            data = {"model": reader.name, "text": text, "error": str(error)}
+        return page({"serve": True} | data)
+
+    first = shown(text) if text else page({"serve": True, "model": reader.name, "text": ""})
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10  # seconds that a client may keep silent
+
+        def do_GET(self) -> None:
+            if self.allowed():
+                self.reply(first)
+
+        def do_POST(self) -> None:
+            length = self.headers.get("Content-Length", "")
+            if not self.allowed():
+                return
+            if not length.isascii() or not length.isdigit():
+                self.send_error(411)
+            elif int(length) > REQUEST_LIMIT:
+                self.send_error(413)
+            else:
+                form = parse_qs(self.rfile.read(int(length)).decode("ascii", "replace"))
+                self.reply(shown(form.get("text", [""])[0]))
+
+        def allowed(self) -> bool:
+            """Whether the page was asked for, under this machine's name, and by no other site's form or script."""
+            host = self.headers.get("Host", "")
+            ours = host.rpartition(":")[0] in HOSTS and self.headers.get("Origin", f"http://{host}") == f"http://{host}"
+            if not ours or self.path != "/":
+                self.send_error(404 if ours else 403)
+            return ours and self.path == "/"
+
+        def reply(self, html: str) -> None:
+            body = html.encode()
+            self.send_response(200)
+            for name, value in (("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))):
+                self.send_header(name, value)
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):  # the reader has gone elsewhere
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments) -> None:
+            """Nothing: the terminal is not a web server's log."""
+
+    try:
+        return ThreadingHTTPServer((HOSTS[0], port), Handler)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise UserError(f"--port {port}: {error.strerror}; try another, say --port 0 for any that is free") from None
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(Arguments, argv)
+    if not args.text and not args.serve:
+        raise UserError('no review given: python -m distilbert.look "Not bad at all", or --serve to type some')
+    reader = Reader.from_pretrained(args.model)
+    if args.serve:
+        with server(reader, args.port, args.text) as http, contextlib.suppress(KeyboardInterrupt):
+            print(f"http://{HOSTS[0]}:{http.server_port}/  (Ctrl-C ends it)", flush=True)
+            http.serve_forever()
+        return print()
+    data = reader.look(args.text)
+    try:
+        write_text(Path(args.output), page(data))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UserError(f"--output {args.output}: can't be written ({error.strerror})") from None
+    print(f"{data['label']} {data['confidence']:.3f}  wrote {args.output}")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()
