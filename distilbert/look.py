@@ -77,7 +77,7 @@ class Reader:
         own = read_json(record).get("arguments", {}) if record.exists() else {}
         scale = read_json(calibration) if calibration.exists() else {"temperature": 1.0}
         temperature = scale.get("temperature")
-        if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
             raise UserError(f"{calibration}: temperature is {temperature!r}, expected a positive number; write it anew "
                             f"with python evaluate.py --calibrate --model {name}")  # fmt: skip
         max_length = min(own.get("max_length", 512), model.config.max_position_embeddings)
@@ -211,6 +211,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(Arguments, argv)
     if not args.text and not args.serve:
         raise UserError('no review given: python -m distilbert.look "Not bad at all", or --serve to type some')
+    if Path(args.output).is_dir():
+        raise UserError(f"--output {args.output}: a directory; give the name of a file, say {Path(args.output) / 'look.html'}")
     reader = Reader.from_pretrained(args.model)
     if args.serve:
         with server(reader, args.port, args.text) as http, contextlib.suppress(KeyboardInterrupt):

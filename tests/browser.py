@@ -13,7 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-KEYS = {"Tab": "\ue004", "Left": "\ue012", "Up": "\ue013", "Right": "\ue014", "Down": "\ue015", "Home": "\ue011", "End": "\ue010"}
+KEYS = {
+    "Tab": "\ue004",
+    "Enter": "\ue007",
+    "Left": "\ue012",
+    "Up": "\ue013",
+    "Right": "\ue014",
+    "Down": "\ue015",
+    "Home": "\ue011",
+    "End": "\ue010",
+}
 
 
 def found() -> tuple[str, str] | None:
@@ -28,7 +37,10 @@ class Browser:
 
     def __init__(self, driver: str, chrome: str):
         self.address = driver
-        options = {"binary": chrome, "args": ["--headless=new", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"]}
+        options = {
+            "binary": chrome,
+            "args": ["--headless=new", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"],
+        }
         if os.geteuid() == 0:
             options["args"].append("--no-sandbox")  # Chromium's own sandbox refuses root, as which containers run
         logging = {"browser": "ALL"}
@@ -63,12 +75,30 @@ class Browser:
         strokes = [{"type": kind, "value": c} for key in keys for c in KEYS.get(key, key) for kind in ("keyDown", "keyUp")]
         self.ask("/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
 
+    def click(self, selector: str) -> None:
+        """With the mouse, on the middle of the first element that the selector finds."""
+        place = f"""(() => {{
+          const element = document.querySelector({json.dumps(selector)});
+          element.scrollIntoView({{ block: "center", behavior: "instant" }});
+          const box = element.getBoundingClientRect();
+          return [box.x + box.width / 2, box.y + box.height / 2];
+        }})()"""
+        x, y = map(round, self.run(place))
+        moves = [
+            {"type": "pointerMove", "x": x, "y": y},
+            {"type": "pointerDown", "button": 0},
+            {"type": "pointerUp", "button": 0},
+        ]
+        self.ask("/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": moves}]})
+
     def devtools(self, command: str, **parameters):
         return self.ask("/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def screen(self, width: int, height: int = 900, dark: bool = False, scale: float = 1) -> None:
         """A screen of so many CSS pixels, phones included, and the colours its owner prefers."""
-        self.devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 500)
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 500
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", features=[scheme])
 
