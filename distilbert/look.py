@@ -91,7 +91,7 @@ class Reader:
         encoding = self.tokenizer.backend.encode(text)
         kept = truncate(np.arange(len(encoding.ids)), self.max_length, self.truncation)
         if len(kept) == 2:  # [CLS] and [SEP]
-            raise UserError("nothing to read: a review needs a word at least")
+            raise UserError("nothing to read: a review needs at least one word")
         ids = torch.tensor(encoding.ids)[kept][None]  # (1, T)
         weights, decisions = attention_and_decisions(self.model, ids)
         contributions, baseline, decision = integrated_gradients(self.model, ids, self.tokenizer.pad_id)

@@ -170,6 +170,12 @@ def test_the_command_writes_one_file_and_says_the_verdict(finished, reader, tmp_
     assert str(finished.directory.parent) not in json.dumps(data) and data["model"] == "judge"  # a page can be published
 
 
+def test_the_readmes_picture_is_a_small_png():
+    (name,) = re.findall(r'<img src="(.*?)"', (ROOT / "README.md").read_text(encoding="utf-8"))
+    picture = (ROOT / name).read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) < 150_000
+
+
 def test_help_answers_before_torch_is_imported():
     command = [sys.executable, "-X", "importtime", "-m", "distilbert.look", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -451,7 +457,7 @@ def test_everything_can_be_reached_and_chosen_with_the_keyboard_alone(chrome, sh
     assert focused(chrome) == "dull"
     said = texts(chrome, "#attention .detail")[0]
     assert said.startswith("Layer 1, head 3: dull looks most at")
-    shown = re.findall(r"(\S+) ([<>]? ?[\d.]+) %", said.partition(" at")[2])
+    shown = re.findall(r"(\S+) ([<>]? ?[\d.]+)\xa0%", said.partition(" at")[2])
     for (name, percent), (expected, weight) in zip(shown, told(data, 0, 2, 2), strict=True):
         assert name == expected and float(percent.strip("<> ")) == pytest.approx(100 * weight, abs=0.6)
     chrome.press("Down")  # to the review's second line
@@ -528,6 +534,7 @@ def test_a_review_is_typed_sent_and_shown(chrome, served):
     chrome.screen(375)
     chrome.open(f"http://127.0.0.1:{served[1]}/")
     assert focused(chrome) == "Your review" and chrome.run("document.querySelector('#main').hidden") is True
+    assert "kept nowhere" in texts(chrome, "#invitation:not([hidden])")[0]
     chrome.press("Lovely <b>music</b>", "Tab", "Enter")
     chrome.wait("document.documentElement.dataset.ready === 'yes'")
     assert texts(chrome, "#words .text") == ["Lovely <b>music</b>"]
