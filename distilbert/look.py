@@ -4,16 +4,12 @@ The page itself is look.html, a file that works alone: what there is to show is 
 """
 
 import base64
-import contextlib
 import errno
 import json
 import math
-import threading
 import zlib
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs
 
 from .cli import flag, parse, user_errors
 from .errors import UserError
@@ -44,11 +40,10 @@ from .explain import attention_and_decisions, integrated_gradients
 from .hub import locate
 from .model import DistilBertForSequenceClassification
 from .predict import check_pair
+from .serve import serve
 from .tokenizer import Tokenizer
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-REQUEST_LIMIT = 200_000  # bytes: the page's 20,000 characters, each of them up to nine bytes of a form
-HOSTS = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ class Reader:
         weights, decisions = attention_and_decisions(self.model, ids)
         contributions, baseline, decision = integrated_gradients(self.model, ids, self.tokenizer.pad_id)
         temperature, labels = self.calibration["temperature"], self.model.config.id2label
-        positive = 1 / (1 + math.exp(-decision / temperature))
+        positive = float(torch.tensor(decision / temperature, dtype=torch.float64).sigmoid())
         return {
             "model": self.name,
             "text": text,
@@ -143,68 +138,13 @@ def page(data: dict) -> str:
     return TEMPLATE.read_text(encoding="utf-8").replace("@data@", json.dumps(data).replace("<", "\\u003c"))
 
 
-def server(reader: Reader, port: int, text: str = "") -> ThreadingHTTPServer:
-    """Answers on the loopback address only: GET / with the page of `text`, POST / with that of the review in the form.
-
-    Raises `UserError` when the port is taken. A request's path is compared, never opened; its size and time are bounded.
-    """
-    one_at_a_time = threading.Lock()  # the hooks are on the one model
-
-    def shown(text: str) -> str:
-        try:
-            with one_at_a_time:
-                data = reader.look(text)
-        except UserError as error:
-            data = {"model": reader.name, "text": text, "error": str(error)}
-        return page({"serve": True} | data)
-
-    first = shown(text) if text else page({"serve": True, "model": reader.name, "text": ""})
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # seconds that a client may keep silent
-
-        def do_GET(self) -> None:
-            if self.allowed():
-                self.reply(first)
-
-        def do_POST(self) -> None:
-            length = self.headers.get("Content-Length", "")
-            if not self.allowed():
-                return
-            if not length.isascii() or not length.isdigit():
-                self.send_error(411)
-            elif int(length) > REQUEST_LIMIT:
-                self.send_error(413)
-            else:
-                form = parse_qs(self.rfile.read(int(length)).decode("ascii", "replace"))
-                self.reply(shown(form.get("text", [""])[0]))
-
-        def allowed(self) -> bool:
-            """Whether the page was asked for, under this machine's name, and by no other site's form or script."""
-            host = self.headers.get("Host", "")
-            ours = host.rpartition(":")[0] in HOSTS and self.headers.get("Origin", f"http://{host}") == f"http://{host}"
-            if not ours or self.path != "/":
-                self.send_error(404 if ours else 403)
-            return ours and self.path == "/"
-
-        def reply(self, html: str) -> None:
-            body = html.encode()
-            self.send_response(200)
-            for name, value in (("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))):
-                self.send_header(name, value)
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):  # the reader has gone elsewhere
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *arguments) -> None:
-            """Nothing: the terminal is not a web server's log."""
-
+def shown(reader: Reader, text: str) -> str:
+    """The page with the form: of a review, of none yet, or with what is wrong with it."""
     try:
-        return ThreadingHTTPServer((HOSTS[0], port), Handler)
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        raise UserError(f"--port {port}: {error.strerror}; try another, say --port 0 for any that is free") from None
+        data = reader.look(text) if text else {}
+    except UserError as error:
+        data = {"error": str(error)}
+    return page({"serve": True, "model": reader.name, "text": text} | data)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -215,10 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--output {args.output}: a directory; give the name of a file, say {Path(args.output) / 'look.html'}")
     reader = Reader.from_pretrained(args.model)
     if args.serve:
-        with server(reader, args.port, args.text) as http, contextlib.suppress(KeyboardInterrupt):
-            print(f"http://{HOSTS[0]}:{http.server_port}/  (Ctrl-C ends it)", flush=True)
-            http.serve_forever()
-        return print()
+        return serve(lambda text: shown(reader, text), args.text, args.port)
     data = reader.look(args.text)
     try:
         write_text(Path(args.output), page(data))

@@ -29,8 +29,9 @@ from hypothesis import strategies as st
 from distilbert import Tokenizer, infer_reviews
 from distilbert.errors import UserError
 from distilbert.explain import attention_and_decisions, integrated_gradients
-from distilbert.look import REQUEST_LIMIT, TEMPLATE, Reader, main, packed, page, pieces, server
+from distilbert.look import TEMPLATE, Reader, main, packed, page, pieces, shown
 from distilbert.model import DistilBertForSequenceClassification, DistilBertModel
+from distilbert.serve import REQUEST_LIMIT, server
 from distilbert.tokenizer import SPECIAL_TOKENS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +103,12 @@ def test_a_temperature_that_is_none_is_refused(finished, tmp_path, temperature):
     (run / "calibration.json").write_text(f'{{"temperature": {temperature}}}')
     with pytest.raises(UserError, match=r"calibration\.json: temperature is .*expected a positive number.*--calibrate"):
         Reader.from_pretrained(str(run))
+
+
+def test_a_temperature_near_zero_makes_it_certain_not_ill(finished, tmp_path):
+    run = Path(shutil.copytree(finished.directory, tmp_path / "run"))
+    (run / "calibration.json").write_text('{"temperature": 1e-4}')
+    assert Reader.from_pretrained(str(run)).look("dull dull dull")["confidence"] == 1.0
 
 
 def test_length_and_truncation_are_the_runs(reader):
@@ -232,7 +239,7 @@ def test_a_classifier_without_a_run_is_read_from_the_front_up_to_its_positions(t
 @pytest.fixture(scope="module")
 def served(reader):
     """(host, port) of a server that runs until the end of the module."""
-    with server(reader, 0) as running:
+    with server(lambda text: shown(reader, text), "", 0) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield running.server_address
@@ -266,10 +273,11 @@ def test_a_posted_review_comes_back_as_its_page(served, reader, text):
     assert status == 200 and data_of(html) == json.loads(json.dumps({"serve": True} | reader.look(text)))
 
 
-def test_a_review_with_nothing_in_it_is_answered_with_a_sentence(served):
-    for body in (b"", b"text=", b"other=lovely", b"\xff\xfe", b"text=%20"):
-        status, html = ask(served, "POST", "/", body)
-        assert status == 200 and data_of(html)["error"].startswith("nothing to read") and "pieces" not in data_of(html)
+def test_a_review_with_nothing_in_it_is_answered_with_a_sentence_and_none_with_the_form(served):
+    for body in (b"", b"text=", b"other=lovely", b"\xff\xfe"):
+        assert ask(served, "POST", "/", body) == ask(served, "GET", "/")
+    status, html = post(served, " \u200b")
+    assert status == 200 and data_of(html)["error"].startswith("nothing to read") and "pieces" not in data_of(html)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +305,15 @@ def test_no_request_opens_a_file_of_its_naming(served, tmp_path):
 
 def test_a_request_too_large_or_of_unknown_size_is_refused_unread(served):
     assert post(served, "a" * (REQUEST_LIMIT - 10))[0] == 200
-    for length, status in ((REQUEST_LIMIT + 1, 413), (10**18, 413), ("-5", 411), ("²", 411), ("lots", 411), (None, 411)):
+    for length, status in (
+        (REQUEST_LIMIT + 1, 413),
+        (10**18, 413),
+        ("9" * 5000, 413),
+        ("-5", 411),
+        ("²", 411),
+        ("lots", 411),
+        (None, 411),
+    ):
         with socket.create_connection(served, timeout=20) as raw:
             header = "" if length is None else f"Content-Length: {length}\r\n"
             raw.sendall(f"POST / HTTP/1.1\r\nHost: 127.0.0.1:1\r\n{header}\r\n".encode())
@@ -333,9 +349,9 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(served):
         assert ask(served, "GET", "/")[0] == 200
 
 
-def test_a_taken_port_is_told(reader, served):
+def test_a_taken_port_is_told(served):
     with pytest.raises(UserError, match=rf"--port {served[1]}: Address already in use; try another"):
-        server(reader, served[1])
+        server(str.upper, "", served[1])
 
 
 def test_the_command_serves_until_ctrl_c_and_ends_quietly(finished):
