@@ -4,7 +4,6 @@ The page itself is look.html, a file that works alone: what there is to show is 
 """
 
 import base64
-import errno
 import json
 import math
 import zlib
@@ -69,15 +68,20 @@ class Reader:
         tokenizer = Tokenizer.from_pretrained(directory)
         check_pair(model, tokenizer)
         record, calibration = directory / "run.json", directory / "calibration.json"
-        own = read_json(record).get("arguments", {}) if record.exists() else {}
+        own = read_json(record).get("arguments") if record.exists() else {}
+        if not isinstance(own, dict):
+            raise UserError(f"{record}: arguments is {own!r}, expected an object")
         scale = read_json(calibration) if calibration.exists() else {"temperature": 1.0}
         temperature = scale.get("temperature")
         if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
             raise UserError(f"{calibration}: temperature is {temperature!r}, expected a positive number; write it anew "
                             f"with python evaluate.py --calibrate --model {name}")  # fmt: skip
-        max_length = min(own.get("max_length", 512), model.config.max_position_embeddings)
+        max_length, truncation = own.get("max_length", 512), own.get("truncation", "head")
+        if type(max_length) is not int or max_length < 3 or truncation not in ("head", "tail", "head-tail"):
+            raise UserError(f"{record}: max_length is {max_length!r} and truncation {truncation!r}, which no run writes")
         title = directory.resolve().name if directory == Path(name) else name
-        return cls(title, model.eval(), tokenizer, max_length, own.get("truncation", "head"), scale)
+        max_length = min(max_length, model.config.max_position_embeddings)
+        return cls(title, model.eval(), tokenizer, max_length, truncation, scale)
 
     def look(self, text: str) -> dict:
         """All that the page shows of a review, in JSON's types. Raises `UserError` when there is nothing to read in it."""
@@ -157,12 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.serve:
         return serve(lambda text: shown(reader, text), args.text, args.port)
     data = reader.look(args.text)
-    try:
-        write_text(Path(args.output), page(data))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise UserError(f"--output {args.output}: can't be written ({error.strerror})") from None
+    write_text(Path(args.output), page(data))
     print(f"{data['label']} {data['confidence']:.3f}  wrote {args.output}")
 
 
