@@ -11,32 +11,38 @@ from .files import write_atomically
 
 
 def draw_curves(runs: list[Path], output: Path) -> bool:
-    """Loss, validation and rate by step, one line a run. False, and nothing written, where matplotlib is not installed."""
+    """Loss (dots: validation), accuracy, rate and speed by step, a colour a run. For masked LMs also perplexity, exp(loss).
+
+    False, and nothing written, where matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    loss, validation, rate, speed = figure.subplots(1, 4)
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    loss, accuracy, rate, speed = figure.subplots(1, 4)
     for number, run in enumerate(runs):
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         training = [line for line in lines if "loss" in line]
         evaluations = [line for line in lines if "eval_loss" in line]
-        key = "eval_accuracy" if evaluations and "eval_accuracy" in evaluations[0] else "eval_loss"
-        style = {"label": run.name, "color": f"C{number}"}
-        steps = [line["step"] for line in training]
+        style, dots = {"label": run.name, "color": f"C{number}"}, {"color": f"C{number}", "marker": "o", "linestyle": ":"}
+        steps, evaluated = ([line["step"] for line in chosen] for chosen in (training, evaluations))
+        masked = any("eval_masked_accuracy" in line for line in evaluations)
+        key = "eval_masked_accuracy" if masked else "eval_accuracy"
         loss.plot(steps, [line["loss"] for line in training], **style)
-        validation.plot([line["step"] for line in evaluations], [line[key] for line in evaluations], marker="o", **style)
-        validation.set_ylabel("accuracy" if key == "eval_accuracy" else "loss (nats)")
+        loss.plot(evaluated, [line["eval_loss"] for line in evaluations], **dots)
+        accuracy.plot(evaluated, [line[key] for line in evaluations], **dots)
         rate.plot(steps, [line["learning_rate"] for line in training], **style)
         speed.plot(steps, [line["tokens"] / max(line["seconds"], 1e-9) for line in training], **style)
-    panels = {loss: ("training loss", "loss (nats)"), validation: ("validation", None)}
+        if masked and not loss.child_axes:
+            loss.secondary_yaxis("right", functions=(np.exp, lambda perplexity: np.log(np.maximum(perplexity, 1e-9)))).set(
+                ylabel="perplexity", yscale="log"
+            )
+    panels = {loss: ("loss", "nats (dots: validation)"), accuracy: ("validation accuracy", "share right")}
     panels |= {rate: ("learning rate", "peak rate of the groups"), speed: ("speed", "real tokens per second")}
     for panel, (title, unit) in panels.items():
-        panel.set(title=title, xlabel="optimizer step")
+        panel.set(title=title, xlabel="optimizer step", ylabel=unit)
         panel.grid(alpha=0.3)
-        if unit:
-            panel.set_ylabel(unit)
     loss.legend()
     write_atomically(output, lambda path: figure.savefig(path, format="svg"))
     return True

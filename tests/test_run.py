@@ -534,7 +534,7 @@ def test_the_curves_of_two_runs_are_drawn_with_their_names(finished, tmp_path):
     assert draw_curves([tmp_path / "plain", tmp_path / "fancy"], tmp_path / "both.svg")
     picture = (tmp_path / "both.svg").read_text()
     assert picture.startswith("<?xml") and "<!-- plain -->" in picture and "<!-- fancy -->" in picture
-    for words in ("training loss", "validation", "learning rate", "speed", "optimizer step", "real tokens per second"):
+    for words in ("loss", "validation accuracy", "learning rate", "speed", "optimizer step", "real tokens per second"):
         assert f"<!-- {words} -->" in picture
     assert (finished.directory / "curves.svg").read_text().startswith("<?xml")
 
@@ -550,10 +550,21 @@ def test_the_curves_are_the_lines_of_the_log(finished, tmp_path, monkeypatch):
     steps = [line["step"] for line in training]
     assert drawn == [
         (steps, [line["loss"] for line in training]),
+        ([8, 16, 24], [line["eval_loss"] for line in evaluations]),
         ([8, 16, 24], [line["eval_accuracy"] for line in evaluations]),
         (steps, [line["learning_rate"] for line in training]),
         (steps, speed),
     ]
+
+
+def test_the_curves_of_a_masked_lm_show_perplexity_and_masked_accuracy(tmp_path):
+    losses = [(0, 10.3), (7, 5.1), (14, 4.2)]
+    lines = [{"step": step, "epoch": 0, "eval_loss": loss, "eval_masked_accuracy": 1 / loss} for step, loss in losses]
+    lines += [{"step": 7, "epoch": 0, "loss": 6.0, "learning_rate": 0.1, "grad_norm": 1.0, "tokens": 5, "seconds": 1.0}]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    assert draw_curves([tmp_path], tmp_path / "curves.svg")
+    picture = (tmp_path / "curves.svg").read_text()
+    assert "<!-- perplexity -->" in picture and "<!-- validation accuracy -->" in picture
 
 
 def test_curves_survive_a_nan_in_the_log(tmp_path):
