@@ -8,13 +8,13 @@ from pathlib import Path
 import tokenizers
 
 from .errors import UserError
-from .files import write_json, write_text
+from .files import read_json, write_json, write_text
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 class Tokenizer:
-    """BERT's uncased WordPiece: lower case, accents off, split at spaces and punctuation, then longest pieces first."""
+    """BERT's WordPiece: lower case and accents off (if uncased), split at spaces and punctuation, then longest pieces first."""
 
     def __init__(self, backend: tokenizers.Tokenizer, source: str = "tokenizer"):
         backend.no_truncation()  # many published files have a length of their own switched on
@@ -44,7 +44,9 @@ class Tokenizer:
             if words.exists():
                 # Not splitlines, which would also cut at pieces like U+2028 and shift every id after them.
                 pieces = words.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-                return cls.from_vocabulary([piece.removesuffix("\r") for piece in pieces], str(words))
+                options = directory / "tokenizer_config.json"  # a list of pieces does not say whether it knows capitals
+                lowercase = not options.exists() or read_json(options).get("do_lower_case") is not False
+                return cls.from_vocabulary([piece.removesuffix("\r") for piece in pieces], str(words), lowercase)
         except UserError:
             raise
         except Exception as error:  # the library raises bare Exceptions for a file it can't read
@@ -52,11 +54,11 @@ class Tokenizer:
         raise UserError(f"{directory}: holds neither tokenizer.json nor vocab.txt")
 
     @classmethod
-    def from_vocabulary(cls, vocabulary: list[str], source: str = "vocabulary") -> "Tokenizer":
+    def from_vocabulary(cls, vocabulary: list[str], source: str = "vocabulary", lowercase: bool = True) -> "Tokenizer":
         """From a list of pieces whose place is their id."""
         ids = {piece: i for i, piece in enumerate(vocabulary)}
         backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(ids, unk_token="[UNK]"))
-        backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+        backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
         backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
         backend.decoder = tokenizers.decoders.WordPiece()
         backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in ids])
@@ -107,7 +109,7 @@ class Tokenizer:
         write_text(Path(directory) / "tokenizer.json", self.backend.to_str())
         config = {
             "tokenizer_class": "DistilBertTokenizer",
-            "do_lower_case": True,
+            "do_lower_case": getattr(self.backend.normalizer, "lowercase", True),
             "model_max_length": max_length,
             "model_input_names": ["input_ids", "attention_mask"],
         }

@@ -264,3 +264,14 @@ def test_a_text_has_no_unknown_piece_in_the_vocabulary_made_from_it(size):
     tokenizer = Tokenizer.from_texts(texts, size=1_000_000)
     for ids in tokenizer.encode_batch(texts):
         assert tokenizer.unk_id not in ids and ids[0] == tokenizer.cls_id and ids[-1] == tokenizer.sep_id
+
+
+def test_a_cased_vocabulary_keeps_its_capitals_here_and_in_transformers(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "Film", "film"]) + "\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    ours = Tokenizer.from_pretrained(tmp_path)
+    assert ours.encode("Film film") == [2, 5, 6, 3]
+    ours.save_pretrained(tmp_path / "saved", 512)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")("Film film")["input_ids"] == [2, 5, 6, 3]
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert Tokenizer.from_pretrained(tmp_path).encode("Film film") == [2, 6, 6, 3]
