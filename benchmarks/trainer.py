@@ -85,14 +85,15 @@ def main() -> None:
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
-        logits = trainer.predict(dataset("test")).predictions
+        judged = trainer.predict(dataset("test"))  # in the order of its length groups, and label_ids with it
     record = {
         "system": "Hugging Face Trainer, transformers' head",
-        "arguments": {name: getattr(args, name) for name in ("train_size", "eval_size", "max_length", "truncation", "seed")},
+        "arguments": {"data": Path(args.data).name}
+        | {name: getattr(args, name) for name in ("train_size", "eval_size", "max_length", "truncation", "seed")},
         "machine": machine(),
         "data": {name: len(part) for name, part in parts.items()} | {"dropped_duplicates": dropped},
         "epochs": [line for line in trainer.state.log_history if "eval_accuracy" in line],
-        "metrics": {"test": classification_metrics(np.asarray(logits), parts["test"].labels)},
+        "metrics": {"test": classification_metrics(np.asarray(judged.predictions), np.asarray(judged.label_ids))},
         "seconds_with_evaluation": round(seconds, 1),
     }
     given.output.write_text(json.dumps(record, indent=2) + "\n")
