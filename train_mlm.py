@@ -96,7 +96,7 @@ def train(run: Run) -> None:
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps
     steps_per_epoch = math.ceil(math.ceil(len(lengths) / args.batch_size) / accumulation)
-    epochs = args.num_train_epochs or (3 if len(parts["train"]) >= 1_000 else 5)  # little text is soon read, not soon learnt
+    epochs = args.num_train_epochs or 3
     total_steps = args.max_steps or steps_per_epoch * epochs
     warmup_steps = math.ceil(total_steps * args.warmup_ratio)
 

@@ -25,7 +25,7 @@ class TrainingArguments:
     device: str = flag("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = flag("auto", "number format; auto: bf16 where it is fast", choices=("auto", "fp32", "bf16", "fp16"))
     # recipe
-    num_train_epochs: int | None = flag(None, "passes over train (3, or 5 if it has under 1,000 texts)", low=1, high=10_000)
+    num_train_epochs: int | None = flag(None, "passes over train (3; a classifier of under 1,000 texts: 5)", low=1, high=10_000)
     max_steps: int | None = flag(None, "stop after so many optimizer steps, whatever the epochs", low=1)
     batch_size: int = flag(16, "examples of one forward, over all processes", low=1, high=65_536)
     eval_batch_size: int = flag(64, "examples of one forward in evaluation", low=1, high=65_536)
