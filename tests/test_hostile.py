@@ -119,6 +119,13 @@ def test_a_tensor_of_eight_bits_or_of_whole_numbers_is_refused(model):
         refused(model, WORDS, "expected a floating-point one")
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.int8, torch.float16])
+def test_a_decoder_of_another_format_that_differs_is_refused(model, dtype):
+    tensors = load_file(model / "model.safetensors")
+    save_file(tensors | {"vocab_projector.weight": (100 * tensors[WORDS]).to(dtype)}, model / "model.safetensors")
+    refused(model, "vocab_projector.weight differs from the word embeddings")
+
+
 def test_a_steering_name_in_a_file_does_not_reach_the_terminal(model, capsys):
     tensors = load_file(model / "model.safetensors")
     save_file(tensors | {"\x1b]0;owned\x07\n\n\n\n" + "x" * 9_000: torch.zeros(1)}, model / "model.safetensors")
