@@ -102,7 +102,7 @@ def _labels(raw: dict) -> dict:
     if names is None:
         return {}
     try:
-        ordered = {int(key): str(names[key]) for key in sorted(names, key=int)}
-    except (TypeError, ValueError):
+        ordered = {int(key): str(value) for key, value in sorted(names.items(), key=lambda item: int(item[0]))}
+    except (AttributeError, ValueError):
         raise UserError(f"config: id2label is {str(names)[:60]!r}, expected an object of numbers to names") from None
     return {} if list(ordered.values()) == ["LABEL_0", "LABEL_1"] else {"id2label": ordered}

@@ -135,6 +135,12 @@ def test_a_steering_name_in_a_file_does_not_reach_the_terminal(model, capsys):
     assert "\x1b" not in said and "\x07" not in said and len(said.splitlines()) <= 3 and len(said) < 1_100
 
 
+@pytest.mark.parametrize("labels", [[1, 2], "12", 7, {"zero": "a"}], ids=str)
+def test_labels_that_are_no_object_of_numbers_to_names_are_refused(labels):
+    with pytest.raises(UserError, match=r"id2label is .*expected an object of numbers to names"):
+        DistilBertConfig.from_dict({"id2label": labels})
+
+
 # ---- tokenizers
 
 
