@@ -34,7 +34,7 @@ from distilbert.model import DistilBertForSequenceClassification
 from distilbert.run import Run
 from distilbert.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-SECONDS, MEMORY = 10, 512 << 20  # the most that one input may take
+SECONDS, MEMORY = 10, 512 << 20  # of the processor, and bytes: the most that one input may take
 ABSURD = [None, True, False, -1, 0, 1, 7, 0.5, 1e308, 10**12, 2**63, 2**64, -(2**63), float("nan"), float("inf"), "", "x", "0"]
 ABSURD += ["../../etc/passwd", "\ud800", "\0", "é" * 300, "9" * 5_000, [], {}, [[]], {"a": 1}, [1, 2], list(range(99))]
 
@@ -324,13 +324,13 @@ def fuzz(kind: str, numbers: range, run: Path, report: Callable[[str], None]) ->
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             read(folder)  # the seed itself is right
         files = sorted(path for path in folder.glob(pattern) if path.is_file())
-        signal.signal(signal.SIGALRM, hang)
+        signal.signal(signal.SIGPROF, hang)
         for number in numbers:
             chance = random.Random(f"{kind} {number}")
             file = chance.choice(files)
             whole = file.read_bytes()
             file.write_bytes(mutated(whole, chance, file.name))
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 with (
                     contextlib.redirect_stdout(io.StringIO()),
@@ -346,6 +346,6 @@ def fuzz(kind: str, numbers: range, run: Path, report: Callable[[str], None]) ->
                 trace = traceback.extract_tb(error.__traceback__)[-1]
                 report(f"{kind} {number}: {type(error).__name__}: {str(error)[:200]} ({trace.filename}:{trace.lineno})")
             finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 file.write_bytes(whole)
     return refused
