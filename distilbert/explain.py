@@ -74,7 +74,7 @@ def integrated_gradients(
     The baseline x' is the same sequence with [PAD] for every piece between [CLS] and [SEP], which so contribute exactly
     nothing. The paper wants a baseline on which the model has no opinion. [PAD] is the word that means "no word", and a
     classifier of ours gave it 0.42 for Positive; the zero vector, which the paper proposes for texts, is a place where
-    no word lies, and got 0.90.
+    no word lies, and got 0.90 (minilm after 2,000 reviews of IMDb, seven pieces).
     """
     words = model.encoder.embeddings.words
     was_training = model.training

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 import browser as chromium
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from conftest import our_config, randomise
 from hypothesis import given, settings
@@ -145,6 +146,15 @@ def pieces_of(text: str, kept: list[int] | None = None) -> list[dict]:
 @given(st.text() | st.text("The fÍLM\u0301\u200b\n, as!", max_size=60))
 def test_gaps_and_spellings_make_up_the_review_as_it_was_written(text):
     assert "".join(piece["gap"] + piece["text"] for piece in pieces_of(text)) == text
+
+
+def test_pieces_made_of_one_character_spell_it_once():
+    backend = Tokenizer.from_vocabulary([*SPECIAL_TOKENS, "e", "."]).backend
+    backend.normalizer = tokenizers.normalizers.NFKC()  # not BERT's, but a tokenizer.json may have it
+    encoding = backend.encode("e… e")
+    found = pieces("e… e", encoding, list(range(len(encoding.ids))))
+    assert [piece["piece"] for piece in found][1:-1] == ["e", ".", ".", ".", "e"]
+    assert "".join(piece["gap"] + piece["text"] for piece in found) == "e… e"
 
 
 def test_pieces_of_one_word_share_its_number_and_are_spelled_as_written():
@@ -297,8 +307,11 @@ def test_a_review_with_nothing_in_it_is_answered_with_a_sentence_and_none_with_t
 )
 def test_no_path_but_the_root_is_there(served, path):
     for method in ("GET", "POST"):
-        status, html = ask(served, method, path, b"text=lovely" if method == "POST" else None)
-        assert status == 404 and "judge" not in html and "root:" not in html and "DistilBERT" not in html
+        with socket.create_connection(served, timeout=20) as raw:
+            raw.sendall(f"{method} {path} HTTP/1.0\r\nHost: localhost:1\r\nContent-Length: 11\r\n\r\ntext=lovely".encode())
+            answer = raw.makefile("rb").read().decode()  # to the end: nothing follows the refusal
+        assert answer.startswith("HTTP/1.0 404 ") and len(answer) < 1000
+        assert "judge" not in answer and "root:" not in answer and "DistilBERT" not in answer
 
 
 def test_no_request_opens_a_file_of_its_naming(served, tmp_path):
@@ -327,7 +340,7 @@ def test_a_request_too_large_or_of_unknown_size_is_refused_unread(served):
     ):
         with socket.create_connection(served, timeout=20) as raw:
             header = "" if length is None else f"Content-Length: {length}\r\n"
-            raw.sendall(f"POST / HTTP/1.1\r\nHost: 127.0.0.1:1\r\n{header}\r\n".encode())
+            raw.sendall(f"POST / HTTP/1.1\r\nHost: 127.0.0.1:1\r\n{header}\r\n".encode("latin-1"))
             assert raw.recv(1000).split()[1] == str(status).encode(), length
 
 
@@ -355,9 +368,20 @@ def test_reviews_asked_for_at_once_each_get_their_own_page(served, reader):
         assert data["contributions"] == pytest.approx(contributions, abs=1e-6)
 
 
-def test_a_client_that_says_nothing_keeps_nobody_waiting(served):
-    with socket.create_connection(served, timeout=20):
-        assert ask(served, "GET", "/")[0] == 200
+def test_a_client_that_says_nothing_keeps_nobody_waiting_and_is_let_go():
+    with server(str.upper, "hello", 0) as running:
+        assert 0 < running.RequestHandlerClass.timeout <= 10
+        running.RequestHandlerClass.timeout = 3600
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        with socket.create_connection(running.server_address):
+            assert ask(running.server_address, "GET", "/") == (200, "HELLO")
+        running.RequestHandlerClass.timeout = 0.1
+        with socket.create_connection(running.server_address, timeout=20) as silent:
+            silent.sendall(b"POST / HTTP/1.0\r\nHost: localhost:1\r\nContent-Length: 100\r\n\r\ntext=")
+            assert silent.recv(1) == b""  # closed by the other side
+        running.shutdown()
+        thread.join()
 
 
 def test_a_taken_port_is_told(served):
