@@ -109,7 +109,8 @@ def test_a_temperature_that_is_none_is_refused(finished, tmp_path, temperature):
 def test_a_temperature_near_zero_makes_it_certain_not_ill(finished, tmp_path):
     run = Path(shutil.copytree(finished.directory, tmp_path / "run"))
     (run / "calibration.json").write_text('{"temperature": 1e-4}')
-    assert Reader.from_pretrained(str(run)).look("dull dull dull")["confidence"] == 1.0
+    for text in ("dull dull dull", "lovely warm and funny"):
+        assert Reader.from_pretrained(str(run)).look(text)["confidence"] == 1.0
 
 
 @pytest.mark.parametrize(
