@@ -577,6 +577,12 @@ def test_a_review_that_contains_a_script_is_shown_and_not_run(chrome, show):
     assert chrome.run("document.querySelectorAll('script').length") == 2 and chrome.run("document.images.length") == 0
 
 
+def test_a_model_whose_names_contain_a_script_does_not_run_it_either(chrome, show):
+    show("lovely", label=ATTACK, labels=[ATTACK, ATTACK], model=ATTACK)
+    assert texts(chrome, "#label") == [ATTACK] == texts(chrome, "#sum div:last-child dt")
+    assert chrome.run("document.querySelectorAll('script').length") == 2 and chrome.run("document.images.length") == 0
+
+
 def test_the_page_loads_nothing(chrome, show):
     show(REVIEW)
     assert chrome.run("performance.getEntriesByType('resource').map((entry) => entry.name)") == []
