@@ -183,6 +183,19 @@ def test_the_best_epoch_is_what_remains(train, monkeypatch):
     assert record(directory)["metrics"]["test"]["accuracy"] == 0.1
 
 
+def test_the_test_part_is_measured_with_the_best_epoch(train, monkeypatch):
+    accuracies, calls = iter([0.9, 0.1, 0.5]), []  # two validations, then the test
+    monkeypatch.setattr(
+        train_cls, "classification_metrics", lambda *args: classification_metrics(*args) | {"accuracy": next(accuracies)}
+    )
+    monkeypatch.setattr(train_cls, "predict_logits", lambda *args: calls.append((args, predict_logits(*args))) or calls[-1][1])
+    directory = train("run", "--num_train_epochs", 2)
+    (_, *rest), logits = calls[-1]
+    kept = predict_logits(DistilBertForSequenceClassification.from_pretrained(directory), *rest)
+    assert record(directory)["best_step"] == 3
+    assert kept == pytest.approx(logits, abs=1e-4)
+
+
 def test_of_equally_good_epochs_the_first_remains(train, monkeypatch):
     monkeypatch.setattr(train_cls, "classification_metrics", lambda *args: classification_metrics(*args) | {"accuracy": 0.5})
     assert record(train("run"))["best_step"] == 3

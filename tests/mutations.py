@@ -1,0 +1,440 @@
+"""Do the tests bite? Each mutation is a plausible mistake in one place of the source, and names the test that must turn red.
+
+    python tests/mutations.py                  # all of them, some minutes
+    python tests/mutations.py swap-norms wald  # these
+
+They are applied one at a time to a temporary copy of the tree. Ends with status 1 when a mutant survives.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("distilbert", "data", "tests", "benchmarks", "results", "*.py", "*.toml", "*.txt", "README.md")
+SECONDS = 300  # a mutant that takes longer counts as broken, not as found
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """In `file`, the one place that reads `old` becomes `new`; `test` is file::function, without tests/test_ and test_."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+    def apply(self, root: Path) -> str:
+        """The source of the file with the mistake in it. Raises `ValueError` unless `old` stands there exactly once."""
+        source = (root / self.file).read_text(encoding="utf-8")
+        if (count := source.count(self.old)) != 1:
+            raise ValueError(f"{self.name}: {self.old!r} stands {count} times in {self.file}, expected once")
+        return source.replace(self.old, self.new)
+
+    @property
+    def node(self) -> str:
+        """What pytest calls the test."""
+        file, function = self.test.split("::")
+        return f"tests/test_{file}.py::test_{function}"
+
+
+BLOCKS = "model::the_embeddings_and_each_block_equal_transformers"
+LOGITS = "model::logits_loss_and_every_gradient_equal_transformers"
+ADAMW = "optim::fifty_steps_of_adamw_equal_torchs_in_two_groups_with_changing_rates"
+SCHEDULE = "optim::every_step_of_the_schedules_is_that_of_transformers"
+RESUME = "train_cls::a_resumed_run_is_bit_for_bit_the_uninterrupted_one"
+MODEL, OPTIM, METRICS, FOREIGN = (f"distilbert/{name}.py" for name in ("model", "optim", "metrics", "foreign"))
+
+MUTATIONS = [
+    # ---- the model
+    Mutation(
+        "swap-norms",
+        MODEL,
+        "a = self.attention_norm(self.attention(x, mask, x_rows) + x_rows)\n        return self.feed_forward_norm(",
+        "a = self.feed_forward_norm(self.attention(x, mask, x_rows) + x_rows)\n        return self.attention_norm(",
+        BLOCKS,
+    ),
+    Mutation("no-residual", MODEL, "self.attention(x, mask, x_rows) + x_rows)", "self.attention(x, mask, x_rows))", BLOCKS),
+    Mutation(
+        "no-root-of-k",
+        MODEL,
+        " / math.sqrt(q.shape[3])",
+        "",
+        "model::the_written_out_attention_equals_the_fused_one_as_dropout_goes_to_zero",
+    ),
+    Mutation("no-root-of-k-fused", MODEL, "attn_mask=mask)", "attn_mask=mask, scale=1.0)", BLOCKS),
+    Mutation("tanh-gelu", MODEL, "F.gelu(self.expand(x))", 'F.gelu(self.expand(x), approximate="tanh")', BLOCKS),
+    Mutation("positions-from-one", MODEL, "self.positions.weight[:T]", "self.positions.weight[1 : T + 1]", BLOCKS),
+    Mutation("forget-the-mask", MODEL, "if attention_mask is not None:", "if False:", "model::padding_changes_nothing"),
+    Mutation(
+        "forget-the-mask-in-training",
+        MODEL,
+        "scores if mask is None else scores + mask",
+        "scores",
+        "model::padding_reaches_no_gradient_in_training",
+    ),
+    Mutation(
+        "mask-with-infinity",
+        MODEL,
+        "FAR_BELOW = -30_000.0",
+        'FAR_BELOW = float("-inf")',
+        "model::a_row_that_is_all_padding_gives_no_nan",
+    ),
+    Mutation(
+        "dropout-lane-sign",
+        MODEL,
+        ".random_(-(2**63), None)",
+        ".random_()",
+        "model::each_of_the_four_lanes_of_a_word_is_dropped_at_the_rate_p",
+    ),
+    Mutation(
+        "dropout-without-scale",
+        MODEL,
+        "x * keep.mul_(65_536 / (65_536 - dropped))",
+        "x * keep",
+        "model::what_dropout_keeps_is_scaled_so_that_the_mean_stays",
+    ),
+    Mutation(
+        "attention-without-dropout",
+        MODEL,
+        "self.dropout(weights) @ v",
+        "weights @ v",
+        "model::dropout_stands_where_transformers_has_it",
+    ),
+    Mutation("forget-cls", MODEL, "input_ids.new_zeros(", "input_ids.new_ones(", LOGITS),
+    Mutation(
+        "divide-by-no-labels",
+        MODEL,
+        "/ max(len(targets), 1)",
+        "/ len(targets)",
+        "model::a_batch_without_a_label_has_loss_zero_and_zero_gradients",
+    ),
+    Mutation("unlabelled-rows-first", MODEL, "descending=True", "descending=False", LOGITS),
+    Mutation(
+        "softmax-in-half",
+        MODEL,
+        "logits if logits.dtype == torch.float64 else logits.float()",
+        "logits",
+        "model::a_half_precision_model_has_its_loss_in_fp32",
+    ),
+    # ---- optimizer, schedule, precision
+    Mutation(
+        "decay-on-biases",
+        OPTIM,
+        'isinstance(module, nn.Linear | nn.Embedding) and name == "weight"',
+        "isinstance(module, nn.Linear | nn.Embedding)",
+        "optim::decay_takes_the_matrices_of_linear_and_embedding_only",
+    ),
+    Mutation(
+        "decay-on-norms",
+        OPTIM,
+        'isinstance(module, nn.Linear | nn.Embedding) and name == "weight"',
+        'name == "weight"',
+        "optim::decay_takes_the_matrices_of_linear_and_embedding_only",
+    ),
+    Mutation(
+        "layer-decay-upside-down",
+        OPTIM,
+        "blocks - 1 - int(path[2])",
+        "int(path[2])",
+        "optim::layer_decay_halves_the_rate_from_block_to_block_down_to_the_embeddings",
+    ),
+    Mutation("decay-without-rate", OPTIM, '1 - lr * group["weight_decay"]', '1 - group["weight_decay"]', ADAMW),
+    Mutation("bias-correction-off-by-one", OPTIM, "1 - beta2**t", "1 - beta2 ** (t + 1)", ADAMW),
+    Mutation("no-epsilon", OPTIM, '.add_(group["eps"])', "", ADAMW),
+    Mutation("schedule-off-by-one", OPTIM, "return step / warmup_steps", "return (step + 1) / warmup_steps", SCHEDULE),
+    Mutation("decay-over-all-steps", OPTIM, "max(total_steps - warmup_steps, 1)", "total_steps", SCHEDULE),
+    Mutation(
+        "clip-by-the-largest",
+        OPTIM,
+        "for g in gradients]).norm()",
+        "for g in gradients]).max()",
+        "optim::clipping_equals_torchs_in_norm_and_gradients",
+    ),
+    Mutation(
+        "master-weights-not-kept",
+        OPTIM,
+        "if p.dtype != _wide(p) and",
+        "if False and",
+        "optim::a_bf16_parameter_is_its_rounded_master_which_goes_the_way_of_fp32",
+    ),
+    # ---- figures
+    Mutation(
+        "mean-of-means",
+        "distilbert/predict.py",
+        'F.cross_entropy(logits.float(), targets, reduction="sum").item()',
+        "F.cross_entropy(logits.float(), targets).item() * len(pairs)",
+        "predict::masked_lm_totals_are_sums_over_the_labels_whatever_the_batch",
+    ),
+    Mutation(
+        "perplexity-in-bits",
+        METRICS,
+        "else math.exp(loss)",
+        "else 2**loss",
+        "metrics::perplexity_is_the_exponential_of_the_mean_over_all_tokens_not_of_batch_means",
+    ),
+    Mutation(
+        "unsorted-roc",
+        METRICS,
+        "ranks = (np.cumsum(size) - (size - 1) / 2)[group]",
+        "ranks = np.arange(1.0, len(scores) + 1)",
+        "metrics::roc_auc_is_the_share_of_pairs_in_order_with_ties_counting_half",
+    ),
+    Mutation(
+        "roc-ties-count-whole",
+        METRICS,
+        "(np.cumsum(size) - (size - 1) / 2)",
+        "np.cumsum(size)",
+        "metrics::roc_auc_is_the_share_of_pairs_in_order_with_ties_counting_half",
+    ),
+    Mutation(
+        "wald",
+        METRICS,
+        "centre = (p + z2 / (2 * n)) / (1 + z2 / n)",
+        "centre = p",
+        "metrics::the_interval_is_wilsons_as_published",
+    ),
+    Mutation(
+        "confusion-matrix-on-its-side",
+        METRICS,
+        "(_, false_positive), (false_negative, true_positive)",
+        "(_, false_negative), (false_positive, true_positive)",
+        "metrics::every_figure_is_that_of_scikit_learn",
+    ),
+    # ---- checkpoints
+    Mutation(
+        "token-types-not-folded",
+        FOREIGN,
+        "positions.float() + types[0].float()",
+        "positions.float()",
+        "checkpoint::a_bert_encoder_is_a_distilbert_encoder_for_single_segments",
+    ),
+    Mutation(
+        "linear-head-shift-sign",
+        FOREIGN,
+        "bias.double() - C * weight",
+        "bias.double() + C * weight",
+        "checkpoint::transformers_auto_classes_read_what_we_write",
+    ),
+    Mutation(
+        "linear-head-shift-too-small",
+        FOREIGN,
+        "math.sqrt(D) * tensors",
+        "tensors",
+        "checkpoint::the_relu_of_a_linear_head_written_for_transformers_never_cuts",
+    ),
+    Mutation(
+        "values-before-keys",
+        "distilbert/checkpoint.py",
+        '.attention.k_lin.*", "encoder.blocks.{}.attention.qkv.* 1"',
+        '.attention.v_lin.*", "encoder.blocks.{}.attention.qkv.* 1"',
+        "checkpoint::the_names_of_the_map_are_the_tensors_that_transformers_writes",
+    ),
+    # ---- texts, batches, masks
+    Mutation(
+        "leak-test-texts",
+        "data/sources.py",
+        "if text not in held_out",
+        "if text",
+        "sources::a_training_or_unlabelled_text_that_is_held_out_too_is_dropped_and_counted",
+    ),
+    Mutation(
+        "leak-through-unlabelled",
+        "data/sources.py",
+        'for name in ("train", "unlabelled"):',
+        'for name in ("train",):',
+        "sources::a_training_or_unlabelled_text_that_is_held_out_too_is_dropped_and_counted",
+    ),
+    Mutation(
+        "pad-in-front",
+        "data/batches.py",
+        "ids[i, : len(sequence)] = sequence",
+        "ids[i, T - len(sequence) :] = sequence",
+        "batches::padding_goes_behind_the_text_and_the_mask_says_where",
+    ),
+    Mutation(
+        "batches-in-order-of-length",
+        "data/batches.py",
+        "[batches[i] for i in random.permutation(len(batches))]",
+        "batches",
+        "batches::a_batchs_length_says_nothing_about_the_next_ones",
+    ),
+    Mutation(
+        "every-epoch-the-same",
+        "data/batches.py",
+        "default_rng([seed, epoch])",
+        "default_rng([seed])",
+        "batches::another_epoch_or_seed_is_another_order_of_other_batches",
+    ),
+    Mutation(
+        "head-tail-swapped",
+        "data/cls.py",
+        '"head-tail": room * 128 // 510',
+        '"head-tail": room - room * 128 // 510',
+        "batches::truncation_by_hand",
+    ),
+    Mutation(
+        "mask-sep",
+        "data/mlm.py",
+        "~np.isin(ids, special_ids)",
+        "~np.isin(ids, special_ids[:3])",
+        "mlm::special_tokens_and_padding_are_never_chosen",
+    ),
+    Mutation(
+        "80-11-9",
+        "data/mlm.py",
+        "(fate < 0.9)",
+        "(fate < 0.91)",
+        "mlm::fifteen_in_a_hundred_are_chosen_and_of_these_80_10_10_are_masked_replaced_and_kept",
+    ),
+    Mutation(
+        "random-ids-from-the-text",
+        "data/mlm.py",
+        "random.integers(0, vocab_size, len(ids), dtype=ids.dtype)",
+        "random.permutation(ids)",
+        "mlm::random_replacements_come_from_the_whole_vocabulary_not_from_the_text",
+    ),
+    Mutation(
+        "forget-the-seed-of-masks",
+        "data/mlm.py",
+        "np.random.default_rng(seed)",
+        "np.random.default_rng()",
+        "mlm::masks_differ_between_epochs_and_seeds_and_examples_and_repeat_in_reruns",
+    ),
+    Mutation(
+        "padding-has-labels",
+        "data/mlm.py",
+        "torch.full_like(input_ids, IGNORED)",
+        "torch.zeros_like(input_ids)",
+        "mlm::a_batch_is_padded_with_labels_that_do_not_count",
+    ),
+    Mutation(
+        "cut-off-sep",
+        "distilbert/tokenizer.py",
+        "[*ids[: max_length - 1], ids[-1]]",
+        "ids[:max_length]",
+        "tokenizer::a_cut_text_keeps_its_beginning_and_its_sep",
+    ),
+    # ---- runs
+    Mutation(
+        "predict-with-dropout",
+        "distilbert/predict.py",
+        "    model.eval()\n",
+        "    model.train()\n",
+        "predict::dropout_does_nothing_in_a_prediction",
+    ),
+    Mutation(
+        "accumulate-by-batches",
+        "train_cls.py",
+        "(count / max(labels_in_step, 1))",
+        "(1 / len(step_batches))",
+        "train_cls::accumulated_batches_give_every_parameter_the_gradient_of_the_whole",
+    ),
+    Mutation(
+        "accumulate-by-batches-mlm",
+        "train_mlm.py",
+        "(count / max(labels_in_step, 1))",
+        "(1 / len(step_batches))",
+        "train_mlm::accumulated_batches_weigh_by_their_labels",
+    ),
+    Mutation(
+        "unscale-after-clip",
+        "train_cls.py",
+        "scaler.unscale_(optimizer)\n            norm = clip_grad_norm_(model.parameters(), args.max_grad_norm)",
+        "norm = clip_grad_norm_(model.parameters(), args.max_grad_norm)\n            scaler.unscale_(optimizer)",
+        "train_cls::a_step_that_overflows_in_fp16_teaches_nothing_and_the_schedule_waits_for_it",
+    ),
+    Mutation(
+        "schedule-does-not-wait",
+        "train_cls.py",
+        "progress.step - progress.skipped, total_steps",
+        "progress.step, total_steps",
+        "train_cls::a_step_that_overflows_in_fp16_teaches_nothing_and_the_schedule_waits_for_it",
+    ),
+    Mutation("forget-the-seed-of-dropout", "train_cls.py", "torch.manual_seed(step_seed(", "abs(step_seed(", RESUME),
+    Mutation("resume-adamw-at-step-zero", "distilbert/resume.py", 'int(tensors[f"step/{name}"])', "0", RESUME),
+    Mutation(
+        "best-epoch-not-reloaded",
+        "train_cls.py",
+        "load_weights(model, best)",
+        "load_weights(model, full_precision(model, optimizer))",
+        "train_cls::the_test_part_is_measured_with_the_best_epoch",
+    ),
+    Mutation(
+        "nan-is-best",
+        "distilbert/run.py",
+        'math.isfinite(score) and math.isfinite(metrics["loss"]) and (',
+        "(",
+        "run::only_a_higher_score_is_best_and_nan_never",
+    ),
+]
+
+
+def run_tests(root: Path, nodes: list[str], output: Path) -> int:
+    """pytest's exit status in a fork of this process, which has imported what takes long and nothing of the project."""
+    child = os.fork()
+    if child == 0:
+        with open(output, "wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.chdir(root)
+        signal.alarm(SECONDS)
+        import pytest
+
+        status = pytest.main(["-x", "-m", "", "-p", "no:cacheprovider", f"--rootdir={root}", *nodes])
+        sys.stdout.flush()
+        os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(names: list[str]) -> int:
+    if unknown := set(names) - {mutation.name for mutation in MUTATIONS}:
+        print(f"error: no mutation is called {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    chosen = [mutation for mutation in MUTATIONS if mutation.name in names or not names]
+    sys.dont_write_bytecode = True  # two versions of a file within a second would pass for one
+    sys.path.remove(str(ROOT / "tests"))  # so that nothing is imported from here
+    import sklearn.metrics  # noqa: F401
+    import torch._dynamo
+    import transformers
+
+    for name in ("DistilBertForMaskedLM", "BertForPreTraining", "Trainer"):
+        getattr(transformers, name)
+    torch.set_num_threads(1)
+    verdicts = {0: "SURVIVED", 1: "found"}
+    not_found, started = 0, time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        root, output = Path(folder).resolve() / "tree", Path(folder) / "output"
+        root.mkdir()
+        for pattern in COPIED:
+            for path in ROOT.glob(pattern):
+                copy = shutil.copytree if path.is_dir() else shutil.copy
+                copy(path, root / path.name, **({"ignore": shutil.ignore_patterns("__pycache__")} if path.is_dir() else {}))
+        if run_tests(root, sorted({mutation.node for mutation in chosen}), output):
+            print(output.read_text()[-3_000:], "error: without any mutation, these tests are not green", sep="\n")
+            return 2
+        for mutation in chosen:
+            file, begun = root / mutation.file, time.perf_counter()
+            original = file.read_text(encoding="utf-8")
+            file.write_text(mutation.apply(root), encoding="utf-8")
+            status = run_tests(root, [mutation.node], output)
+            file.write_text(original, encoding="utf-8")
+            not_found += status != 1
+            verdict = verdicts.get(status, f"BROKEN ({status})")
+            print(f"{verdict:11} {time.perf_counter() - begun:5.1f} s  {mutation.name:28} {mutation.test}", flush=True)
+            if status not in verdicts:
+                print(output.read_text()[-2_000:])
+    processor = sum(os.times()[:4])  # user and system, of this process and of its children
+    seconds = time.perf_counter() - started
+    print(f"{len(chosen) - not_found} of {len(chosen)} found, in {seconds:.0f} s ({processor:.0f} s of the processor)")
+    return min(not_found, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
