@@ -153,10 +153,10 @@ def test_every_long_number_of_the_prose_is_printed_by_a_snippet_or_cited(name):
             assert numbers(paragraph) <= printed, numbers(paragraph) - printed
 
 
-def numbers(text: str) -> set[str]:
+def numbers(text: str) -> set[float]:
     """Numbers with two or more decimals, or with four or more digits before the point (years aside)."""
     found = set(re.findall(r"\d+\.\d{2,}|\b\d{4,}\b|\b\d{1,3}(?:,\d{3})+\b", text))
-    return {number.replace(",", "") for number in found if not re.fullmatch(r"(19|20)\d\d", number)}
+    return {float(number.replace(",", "")) for number in found if not re.fullmatch(r"(19|20)\d\d", number)}
 
 
 @every_lesson
