@@ -177,7 +177,7 @@ def test_every_picture_is_shown():
 
 
 def test_every_lesson_has_exercises_and_every_exercise_a_lesson_and_a_solution():
-    assert EXERCISES == sorted(path.stem for path in (FOLDER / "solutions").glob("*.py"))
+    assert sorted(path.stem for path in (FOLDER / "solutions").glob("*.py")) == EXERCISES
     for name, text in LESSONS.items():
         asked = re.findall(rf"exercises/(e{name[:2]}_\w+)\.py", text.partition("## Exercises")[2])
         assert sorted(set(asked)) == [exercise for exercise in EXERCISES if exercise.startswith(f"e{name[:2]}_")]
@@ -200,7 +200,7 @@ def test_an_exercise_is_red_until_it_is_solved(exercise):
     tests = claims_of(run("exercises", exercise))
     assert tests
     with torch.random.fork_rng():
-        for name, test in tests.items():
+        for test in tests.values():
             with pytest.raises((AssertionError, NotImplementedError)):
                 test()
 

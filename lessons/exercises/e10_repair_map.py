@@ -1,4 +1,4 @@
-"""Lesson 10, exercise 2: a broken model. Every weight arrives where its shape fits, and three kinds of them are in the wrong place."""
+"""Lesson 10, exercise 2: a broken model. Its weights arrive where their shapes fit, some of them in the wrong place."""
 
 import re
 
