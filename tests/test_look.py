@@ -476,6 +476,14 @@ def test_the_sum_on_the_page_adds_up(chrome, show):
     )
 
 
+def test_the_share_of_a_word_is_the_sum_of_its_pieces(chrome, show):
+    data = show("lovely mefilm dull")  # a word that the toy vocabulary has to spell
+    shares = [c for piece, c in zip(data["pieces"], data["contributions"], strict=True) if piece["word"] == 2]
+    assert len(shares) > 2 and abs(sum(shares) - shares[-1]) > 0.01
+    name = chrome.run("document.querySelectorAll('#words [role=option]')[1].ariaLabel")
+    assert float(name.split()[1].replace("−", "-")) == pytest.approx(sum(shares), abs=0.006)
+
+
 def focused(chrome) -> str:
     """The accessible name of what has the focus."""
     return chrome.run("document.activeElement.getAttribute('aria-label') ?? document.activeElement.tagName")
