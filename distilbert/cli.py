@@ -37,8 +37,12 @@ def parse(arguments_class: type, argv: list[str] | None = None, presets: dict[st
 
     Raises `UserError` for an unknown flag, a value of the wrong type, one outside its range or not among its choices.
     """
+    program = sys.modules["__main__"].__spec__  # of `python -m distilbert.look`; a script has none
     parser = _Parser(
-        description=arguments_class.__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"-m {program.name}" if program else None,
+        description=arguments_class.__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for item in fields(arguments_class):
         default = item.default_factory() if item.default is MISSING else item.default
