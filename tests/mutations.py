@@ -399,7 +399,7 @@ def main(names: list[str]) -> int:
         return 2
     chosen = [mutation for mutation in MUTATIONS if mutation.name in names or not names]
     sys.dont_write_bytecode = True  # two versions of a file within a second would pass for one
-    sys.path.remove(str(ROOT / "tests"))  # so that nothing is imported from here
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() not in (ROOT, ROOT / "tests")]  # import nothing from here
     import sklearn.metrics  # noqa: F401
     import torch._dynamo
     import transformers

@@ -138,7 +138,7 @@ def test_the_journey_shows_each_modules_output_in_the_order_it_comes_to_be():
 
 
 def test_the_journey_shows_scores_and_weights_once_and_names_no_tensor_twice():
-    model = randomise(ours.DistilBertModel(our_config()))
+    model = randomise(ours.DistilBertModel(our_config())).eval()
     rows = trace.journey(model, *ragged_batch())
     in_attention = [row.name for row in rows if row.module == "blocks.0.attention"]
     assert in_attention == ["q", "k", "v", "q", "k", "v", "scores", "weights", "context", "result"]
