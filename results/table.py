@@ -15,7 +15,7 @@ def row(path: Path) -> str:
     record = json.loads(path.read_text(encoding="utf-8"))
     arguments, data, test = record["arguments"], record["data"], record["metrics"]["test"]
     name = {"sample": "sample", "aclImdb_v1.tar.gz": "IMDb", "imdb": "IMDb"}[arguments["data"]]
-    system = record.get("system", f"`train_cls.py`, {arguments['precision']}")
+    system = record.get("system") or f"`train_cls.py`, {arguments['precision']}"
     low, high = test["accuracy_interval"]
     cells = [f"`{path.name}`", system, f"{data['train']:,} of {name}, {arguments['max_length']} tokens", f"{test['n']:,}"]
     cells += [f"{test['accuracy']:.3f} ({low:.3f} to {high:.3f})", f"{test['f1']:.3f}", f"{test['roc_auc']:.3f}"]
