@@ -12,6 +12,8 @@ import evaluate
 import train_cls
 import train_mlm
 from distilbert.cli import parse
+from distilbert.config import DistilBertConfig
+from distilbert.model import DistilBertModel
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,6 +61,12 @@ def test_the_means_it_speaks_of_are_those_of_the_records():
     assert len(records) == 3 and sum(r["metrics"]["test"]["accuracy"] for r in records) / 3 == pytest.approx(
         float(said), abs=5e-4
     )
+
+
+def test_minilm_has_as_many_parameters_as_it_says():
+    config = DistilBertConfig(dim=384, hidden_dim=1_536)
+    count = sum(p.numel() for p in DistilBertModel(config).parameters())
+    assert f"{count / 1e6:.1f} M parameters" in TEXT
 
 
 def test_records_can_be_published():
