@@ -4,12 +4,14 @@ import io
 import json
 import os
 import random
+import signal
 import sys
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it, and its children would too
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that a bare `pytest` finds the packages
 
 import numpy as np
