@@ -386,3 +386,10 @@ def test_everything_else_keeps_its_traceback(error):
     with pytest.raises(type(error)) as caught, user_errors():
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize("started", [["-m", "distilbert.look"], ["train_cls.py"]], ids=" ".join)
+def test_an_error_names_the_program_as_it_was_started(started):
+    root = Path(__file__).resolve().parent.parent
+    ended = subprocess.run([sys.executable, *started, "--nonsense"], cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 2 and f"(see python {' '.join(started)} --help)" in ended.stderr
