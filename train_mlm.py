@@ -47,7 +47,7 @@ from distilbert.start import full_precision, load_weights, starting_point, step_
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv, PRESETS)
-    with Run(arguments, "train_mlm.py") as run:
+    with Run(arguments) as run:
         if run.finished():
             run.say(f"{run.directory} holds a finished run; nothing is left to do")
         else:

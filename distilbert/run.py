@@ -63,8 +63,8 @@ class Progress:
 class Run:
     """One training run in its directory. As a context it holds the lock, and lets signals wait for the end of a step."""
 
-    def __init__(self, arguments, script: str):
-        self.arguments, self.script = arguments, script
+    def __init__(self, arguments):
+        self.arguments = arguments
         self.directory = Path(arguments.output_dir)
         self.checkpoints = self.directory / "checkpoint"
         self.progress, self.scaler_state, self.window = Progress(), {}, []
@@ -135,6 +135,7 @@ class Run:
             if found := newest_checkpoint(self.checkpoints, self.say):
                 tensors, state = found
                 self.progress, self.scaler_state = self._progress_of(state), state["scaler"]
+                self.saved_step = self.progress.step
             if self.arguments.max_steps is not None and self.arguments.max_steps < self.progress.step:
                 raise UserError(f"--resume: --max_steps {self.arguments.max_steps}, but {self.progress.step} steps are done")
         if self.arguments.resume:

@@ -264,7 +264,7 @@ def measure(folder: Path) -> None:
 
 def resume(folder: Path) -> None:
     arguments = json.loads(os.environ["FUZZ_ARGUMENTS"])
-    run = Run(train_cls.Arguments(**arguments | {"output_dir": str(folder), "resume": True}), "train_cls.py")
+    run = Run(train_cls.Arguments(**arguments | {"output_dir": str(folder), "resume": True}))
     run.finished()
     run.begin()
 

@@ -325,7 +325,7 @@ def test_what_a_run_directory_says_of_its_flags_is_checked_as_flags_are(finished
     (tmp_path / "checkpoint" / "arguments.json").write_text(json.dumps(stored))
     with pytest.raises(UserError, match=f"arguments.json: {name} is .*--{name} does not accept"):
         evaluate.run_arguments(tmp_path)
-    run = Run(train_cls.Arguments(output_dir=str(tmp_path), resume=True), "train_cls.py")
+    run = Run(train_cls.Arguments(output_dir=str(tmp_path), resume=True))
     with pytest.raises(UserError, match=f"arguments.json: {name} is .*--{name} does not accept"):
         run.begin()
 
@@ -333,4 +333,4 @@ def test_what_a_run_directory_says_of_its_flags_is_checked_as_flags_are(finished
 def test_a_record_without_arguments_is_not_taken_for_a_finished_run(tmp_path):
     for content in ("{}", '{"arguments": [1]}', '{"arguments": null}'):
         (tmp_path / "run.json").write_text(content)
-        assert not Run(train_cls.Arguments(output_dir=str(tmp_path), resume=True), "train_cls.py").finished()
+        assert not Run(train_cls.Arguments(output_dir=str(tmp_path), resume=True)).finished()

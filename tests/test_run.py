@@ -32,6 +32,7 @@ from distilbert.curves import draw_curves
 from distilbert.errors import UserError
 from distilbert.metrics import classification_metrics
 from distilbert.optim import AdamW
+from distilbert.resume import write_checkpoint
 from distilbert.run import Progress, Run
 from distilbert.start import full_precision, load_weights, machine, step_seed
 
@@ -208,7 +209,7 @@ def test_the_log_counts_each_real_token_of_each_epoch_once(finished, corpus):
 
 
 def test_a_line_of_the_log_is_the_mean_over_the_examples_since_the_last(tmp_path):
-    with Run(arguments(tmp_path), "test") as run:
+    with Run(arguments(tmp_path)) as run:
         opened(run)
         step(run, loss=2.0, examples=3, tokens=31, seconds=0.5)
         step(run, loss=6.0, examples=1, tokens=7, seconds=0.25, epoch_ended=True)
@@ -228,7 +229,7 @@ def test_a_line_of_the_log_is_the_mean_over_the_examples_since_the_last(tmp_path
 
 @pytest.mark.parametrize("wrong", [{"loss": math.nan}, {"loss": math.inf}, {"norm": math.nan}, {"norm": math.inf}], ids=str)
 def test_a_step_that_went_wrong_is_named_with_its_texts_and_nothing_is_saved(tmp_path, wrong):
-    with Run(arguments(tmp_path), "test") as run:
+    with Run(arguments(tmp_path)) as run:
         model, optimizer, scaler = opened(run)
         step(run)
         step(run, **wrong)
@@ -240,7 +241,7 @@ def test_a_step_that_went_wrong_is_named_with_its_texts_and_nothing_is_saved(tmp
 
 
 def test_twenty_overflows_in_a_row_end_the_run_and_nineteen_do_not(tmp_path):
-    with Run(arguments(tmp_path), "test") as run:
+    with Run(arguments(tmp_path)) as run:
         opened(run)
         for skipped in (*[True] * 19, False, *[True] * 19):
             step(run, loss=math.nan, norm=math.nan, skipped=skipped) if skipped else step(run)
@@ -250,7 +251,7 @@ def test_twenty_overflows_in_a_row_end_the_run_and_nineteen_do_not(tmp_path):
 
 
 def test_only_a_higher_score_is_best_and_nan_never(tmp_path):
-    with Run(arguments(tmp_path), "test") as run:
+    with Run(arguments(tmp_path)) as run:
         opened(run)
         verdicts = []
         for score in (float("nan"), 0.3, float("nan"), 0.3, 0.2, 0.4):
@@ -263,7 +264,7 @@ def test_only_a_higher_score_is_best_and_nan_never(tmp_path):
 
 @pytest.mark.parametrize(("every", "due"), [(None, [3, 6, 7]), (2, [2, 4, 6, 7])])
 def test_evaluations_are_due_at_epochs_ends_or_every_so_many_steps_and_at_the_end(tmp_path, every, due):
-    run = Run(arguments(tmp_path, eval_steps=every), "test")
+    run = Run(arguments(tmp_path, eval_steps=every))
     found = []
     for number in range(1, 8):
         run.progress.step = number
@@ -272,7 +273,7 @@ def test_evaluations_are_due_at_epochs_ends_or_every_so_many_steps_and_at_the_en
 
 
 def test_a_checkpoint_is_due_at_epochs_ends_by_steps_by_minutes_and_on_a_signal(tmp_path, monkeypatch):
-    run = Run(arguments(tmp_path, save_steps=5, save_minutes=2.0), "test")
+    run = Run(arguments(tmp_path, save_steps=5, save_minutes=2.0))
     now = run.saved_at
     monkeypatch.setattr("time.monotonic", lambda: now)
     run.progress.step = 4
@@ -287,8 +288,19 @@ def test_a_checkpoint_is_due_at_epochs_ends_by_steps_by_minutes_and_on_a_signal(
     assert run.checkpoint_is_due(epoch_ended=False)
 
 
+def test_a_checkpoint_of_another_version_is_refused_in_words(tmp_path):
+    with Run(arguments(tmp_path)) as run:
+        opened(run)
+    write_checkpoint(tmp_path / "checkpoint", 3, {"x": torch.zeros(1)}, {"progress": {"stride": 3}, "scaler": {}})
+    with (
+        Run(arguments(tmp_path, resume=True)) as run,
+        pytest.raises(UserError, match=r"another version of this project; start anew: --overwrite"),
+    ):
+        run.begin()
+
+
 def test_a_checkpoint_gives_back_everything_that_was_put_in(tmp_path):
-    with Run(arguments(tmp_path), "test") as run:
+    with Run(arguments(tmp_path)) as run:
         model, optimizer, scaler = opened(run)
         for number in range(3):
             model.p.grad = torch.tensor([0.5, -0.25, 7.0]) * number
@@ -301,7 +313,7 @@ def test_a_checkpoint_gives_back_everything_that_was_put_in(tmp_path):
         1,
         1,
     )
-    with Run(arguments(tmp_path, resume=True), "test") as again:
+    with Run(arguments(tmp_path, resume=True)) as again:
         other, fresh = Small(), None
         other.p.data.zero_()
         fresh = AdamW(other.parameters())
@@ -317,7 +329,7 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before_it(tmp_path, monkeypa
     def crash(*_):
         raise KeyboardInterrupt
 
-    with Run(arguments(tmp_path), "test") as run:
+    with Run(arguments(tmp_path)) as run:
         parts = opened(run)
         for _ in range(2):
             step(run)
@@ -327,7 +339,7 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before_it(tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             run.save(*parts, {})
     monkeypatch.undo()
-    with Run(arguments(tmp_path, resume=True), "test") as again:
+    with Run(arguments(tmp_path, resume=True)) as again:
         again.restore(*parts, again.begin())
         assert again.progress.step == 2
         step(again)
@@ -372,22 +384,22 @@ def test_a_directory_in_which_another_process_trains_is_refused(finished, tmp_pa
                 train_cls.main([*finished.flags, "--output_dir", str(tmp_path), flag])
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
         other.communicate("\n")
-    with Run(arguments(tmp_path), "test"):  # the kernel let go of it when the process ended
+    with Run(arguments(tmp_path)):  # the kernel let go of it when the process ended
         pass
 
 
 def test_the_lock_is_held_during_a_run_and_released_after_it_even_after_an_error(tmp_path):
-    with pytest.raises(ZeroDivisionError), Run(arguments(tmp_path), "test"):
+    with pytest.raises(ZeroDivisionError), Run(arguments(tmp_path)):
         with open(tmp_path / ".lock") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         raise ZeroDivisionError
-    with Run(arguments(tmp_path), "test"):
+    with Run(arguments(tmp_path)):
         pass
 
 
 def test_a_downloaded_model_in_the_output_directory_counts_as_a_run(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with Run(arguments(tmp_path), "test") as run, pytest.raises(UserError, match="--overwrite"):
+    with Run(arguments(tmp_path)) as run, pytest.raises(UserError, match="--overwrite"):
         run.begin()
     assert (tmp_path / "config.json").read_text() == "{}"
 
@@ -396,7 +408,7 @@ def test_overwrite_removes_what_the_old_run_had_and_keeps_other_files(finished, 
     shutil.copytree(finished.directory, tmp_path / "run")
     for name in ("notes.txt", "calibration.json", "eval-toy.json"):
         (tmp_path / "run" / name).write_text("{}")
-    with Run(arguments(tmp_path / "run", overwrite=True), "test") as run:
+    with Run(arguments(tmp_path / "run", overwrite=True)) as run:
         opened(run)
     left = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*")}
     assert left == {".lock", "checkpoint", "checkpoint/arguments.json", "notes.txt"}
@@ -419,7 +431,7 @@ def test_after_a_mistyped_flag_nothing_is_left_and_the_right_command_is_not_refu
     with pytest.raises(UserError):
         train_cls.main([*finished.flags, "--output_dir", str(tmp_path / "run"), *flags.split()])
     assert contents(tmp_path) == {}
-    with Run(arguments(tmp_path / "run"), "test") as run:
+    with Run(arguments(tmp_path / "run")) as run:
         opened(run)
 
 
@@ -453,7 +465,7 @@ def test_a_full_disk_ends_a_run_with_two_lines_and_whole_files(finished, tmp_pat
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with Run(arguments(tmp_path), "test") as run:
+    with Run(arguments(tmp_path)) as run:
         parts = opened(run)
         step(run)
         run.save(*parts, {})
@@ -470,7 +482,7 @@ def test_a_disk_that_fills_up_while_tensors_are_written_ends_a_run_with_two_line
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with Run(arguments(tmp_path), "test") as run:
+    with Run(arguments(tmp_path)) as run:
         parts = opened(run)
         step(run)
         status, said = ends_with(capsys, run.save, *parts, {})
@@ -609,7 +621,7 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path, monkeypatch, capsy
         "distilbert.run.tqdm",
         lambda **options: SimpleNamespace(n=0, update=drawn.append, set_postfix_str=drawn.append, close=lambda: None),
     )
-    with Run(arguments(tmp_path), "test") as run:
+    with Run(arguments(tmp_path)) as run:
         opened(run)
         for terminal in (False, True):
             monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)

@@ -26,6 +26,7 @@ from distilbert.optim import clip_grad_norm_
 from distilbert.precision import Precision
 from distilbert.predict import predict_logits, verdicts
 from distilbert.run import Run
+from distilbert.start import load_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["--train_size", "24", "--batch_size", "8", "--num_train_epochs", "2", "--logging_steps", "2"]  # 3 steps an epoch
@@ -457,6 +458,22 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(train, tmp_path,
     assert "--resume" in capsys.readouterr().out
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert [path.name for path in (tmp_path / "cut" / "checkpoint").glob("*step*")] == ["step-1"]
+    assert outcome(train("cut", "--resume")) == outcome(whole)
+
+
+def test_a_signal_during_the_last_test_ends_the_run_before_its_record_and_after_a_resume_too(train, tmp_path, monkeypatch):
+    whole = train("whole")
+
+    def stopped_and_load(*args):  # what comes between the last step and the test
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load_weights(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_cls, "load_weights", stopped_and_load)
+        for flags in ((), ("--resume",)):
+            with pytest.raises(SystemExit) as stopped:
+                train("cut", *flags)
+            assert stopped.value.code == 143 and not (tmp_path / "cut" / "run.json").exists()
     assert outcome(train("cut", "--resume")) == outcome(whole)
 
 
