@@ -1,7 +1,7 @@
 """Ours and Hugging Face's side by side: the same model, reviews, batch, length and steps, in turns (A B A B).
 
-    python benchmarks/compare.py --data aclImdb_v1.tar.gz           # everything; an hour or more
-    python benchmarks/compare.py --data aclImdb_v1.tar.gz --quick   # two minutes
+    python benchmarks/compare.py --data aclImdb_v1.tar.gz           # everything
+    python benchmarks/compare.py --data aclImdb_v1.tar.gz --quick   # minilm size, short
 
 Each turn is a process of its own (contestants.py), so that peak memory is its own too. Counted are real tokens, padding
 excluded. A machine without bf16 products in hardware skips the bf16 contestants, and measures the limit in fp32.
