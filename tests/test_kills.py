@@ -123,7 +123,7 @@ def test_control_c_ends_an_evaluation_with_130_and_leaves_no_file(program, undis
 
 
 def test_a_flipped_bit_or_a_missing_end_of_a_checkpoint_is_noticed_and_the_one_before_used(tmp_path, capsys):
-    with Run(arguments(tmp_path), "test") as run:
+    with Run(arguments(tmp_path)) as run:
         parts = opened(run)
         for _ in range(2):
             step(run, seconds=0.1)
@@ -133,13 +133,13 @@ def test_a_flipped_bit_or_a_missing_end_of_a_checkpoint_is_noticed_and_the_one_b
         whole = (newest / name).read_bytes()
         for place in range(0, len(whole), 3):
             (newest / name).write_bytes(whole[:place] + bytes([whole[place] ^ 1 << chance.randrange(8)]) + whole[place + 1 :])
-            again = Run(arguments(tmp_path, resume=True), "test")
+            again = Run(arguments(tmp_path, resume=True))
             again.begin()
             said = capsys.readouterr().out
             assert again.progress.step == 1 and "passed over" in said and "step-2" in said, (name, place)
         for left in range(0, len(whole), 20):
             (newest / name).write_bytes(whole[:left])
-            again = Run(arguments(tmp_path, resume=True), "test")
+            again = Run(arguments(tmp_path, resume=True))
             again.begin()
             assert again.progress.step == 1 and "step-2" in capsys.readouterr().out
         (newest / name).write_bytes(whole)
