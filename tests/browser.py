@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -63,9 +64,12 @@ class Browser:
         self.wait("document.readyState === 'complete' && (document.querySelector('#main').hidden || "
                   "document.documentElement.dataset.ready === 'yes')")  # fmt: skip
 
-    def wait(self, condition: str) -> None:
-        script = f"const done = arguments[0]; const look = () => ({condition}) ? done(true) : setTimeout(look, 20); look();"
-        self.ask("/execute/async", {"script": script, "args": []})
+    def wait(self, condition: str, seconds: float = 30) -> None:
+        """Asks again and again, from here: a script that waits in the page would be lost when the page is left."""
+        end = time.monotonic() + seconds
+        while not self.run(f"Boolean({condition})"):
+            assert time.monotonic() < end, f"not within {seconds} s: {condition}"
+            time.sleep(0.02)
 
     def run(self, script: str):
         return self.ask("/execute/sync", {"script": f"return {script}", "args": []})
