@@ -48,7 +48,7 @@ from distilbert.files import read_json, write_json
 from distilbert.hub import locate
 from distilbert.metrics import classification_metrics, reliability, softmax, wilson_interval
 from distilbert.model import DistilBertForSequenceClassification
-from distilbert.precision import Precision
+from distilbert.precision import Precision, keep_freed_memory
 from distilbert.predict import check_pair, predict_logits
 from distilbert.tokenizer import Tokenizer
 
@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = Tokenizer.from_pretrained(directory)
     check_pair(model, tokenizer)
     precision = Precision.choose(args.device, args.precision)
+    keep_freed_memory()
     model.to(precision.device, precision.weights)
     max_length = args.max_length or min(own.get("max_length", 512), model.config.max_position_embeddings)
     truncation = args.truncation or own.get("truncation", "head")

@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT))
 from distilbert.files import read_json, write_atomically, write_json
 from distilbert.metrics import wilson_interval
 
-ADAPT = ["--max_length", "256", "--max_steps", "900", "--batch_size", "32", "--learning_rate", "4e-4", "--eval_size", "500"]
+ADAPT = ["--max_length", "256", "--max_steps", "2400", "--batch_size", "32", "--learning_rate", "4e-4"]
+ADAPT += ["--eval_size", "500", "--eval_steps", "400"]
 CLASSIFY = ["--max_length", "256", "--eval_size", "500"]
 ARMS = ("plain", "adapted")
 

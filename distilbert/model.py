@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .checkpoint import Pretrained
 from .config import DistilBertConfig
 from .errors import UserError
+from .piecewise import has_fused_attention, piecewise
 
 IGNORED = -100  # a label that counts for nothing, in cross-entropy's own convention
 FAR_BELOW = -30_000.0  # added to a score, it makes the weight exactly zero; still a finite number in half precision
@@ -30,23 +31,38 @@ FAR_BELOW = -30_000.0  # added to a score, it makes the weight exactly zero; sti
 class Dropout(nn.Module):
     """Sets each value to zero with probability p, and scales the others by 1/(1-p) (Srivastava et al. 2014).
 
-    Same law as `nn.Dropout`, from cheaper dice. Torch's CPU draws a serial Bernoulli number a value; one 64-bit random
-    integer is instead four 16-bit lanes, and a lane below a threshold means "drop". p is thus rounded to 1/65536.
+    Same law as `nn.Dropout`, from cheaper dice: torch's CPU draws a Bernoulli number a value, one after the other; here each
+    64-bit random word is four 16-bit lanes, and a lane below a threshold means "drop". p is thus rounded to 1/65536.
+    The mask is a function of the seed; without one, torch's generator draws it.
     """
 
     def __init__(self, p: float):
         super().__init__()
         self.p = p
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
         dropped = round(self.p * 65_536)
         if not self.training or dropped == 0:
             return x
-        # From -2**63, not from 0: the sign bit must be random too, or the topmost lane would never be dropped.
-        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        words = random_words((x.numel() + 3) // 4, draw_seed() if seed is None else seed, x.device)
         lanes = words.view(torch.int16)[: x.numel()].view(x.shape)
-        keep = (lanes >= dropped - 32_768).to(x.dtype)
+        keep = lanes.ge_(dropped - 32_768).to(x.dtype)  # in place, as int16: a result of type bool takes ten times as long
         return x * keep.mul_(65_536 / (65_536 - dropped))
+
+
+def draw_seed() -> int:
+    return int(torch.randint(2**62, ()))
+
+
+def random_words(count: int, seed: int, device: torch.device) -> Tensor:
+    """Random 64-bit words (count,): hashes of seed, seed + 1, …, so that all cores can compute them at once.
+
+    Steps of 2⁶⁴/φ, mixed as in splitmix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", figure 17).
+    A multiplication stands last, because torch's >> repeats the sign and so would clear that bit.
+    """
+    x = torch.arange(seed, seed + count, device=device).mul_(-0x61C8864680B583EB)
+    x.bitwise_xor_(x >> 30).mul_(-0x40A7B892E31B1A47)
+    return x.bitwise_xor_(x >> 27).mul_(-0x6B2FB644ECCEEE15)
 
 
 class Embeddings(nn.Module):
@@ -96,16 +112,24 @@ class Attention(nn.Module):
             k, v = F.linear(x, self.qkv.weight[D:], self.qkv.bias[D:]).chunk(2, dim=2)  # (B, T, D)
         q = self.split_heads(q)  # (B, H, R, K)
         k, v = self.split_heads(k), self.split_heads(v)  # (B, H, T, K)
-        if self.training and self.dropout.p:
-            scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])  # (B, H, R, T)
-            weights = torch.softmax(scores if mask is None else scores + mask, dim=3)
-            context = self.dropout(weights) @ v  # (B, H, R, K)
-        else:  # the same formula in one kernel, which never writes the R·T weights of a head to memory
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, R, K)
+        p = self.dropout.p if self.training else 0.0
+        if has_fused_attention(x.device):
+            context = F.scaled_dot_product_attention(q, k, v, mask, p)  # what `attend` says, in one kernel
+        else:  # a few sequences at a time: a whole batch's weights fit no cache
+            weights_of_one = self.n_heads * q.shape[2] * k.shape[2]
+            context = piecewise(self.attend, (q, k, v, mask), weights_of_one, draw_seed() if p else 0)
         return self.output(context.transpose(1, 2).flatten(2))  # (B, R, D)
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, seed: int) -> Tensor:
+        scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)  # (B, H, R, T)
+        if mask is not None:
+            scores += mask
+        weights = torch.softmax(scores, dim=3)
+        context = self.dropout(weights, seed) @ v  # (B, H, R, K)
+        return context
+
     def split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # (B, H, R, K)
+        return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2).contiguous()  # (B, H, R, K)
 
 
 class FeedForward(nn.Module):

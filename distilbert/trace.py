@@ -27,7 +27,7 @@ from . import model as model_file
 from .checkpoint import read_checkpoint
 from .cli import flag, parse, user_errors
 from .hub import locate
-from .predict import check_pair, fill_mask, infer_reviews
+from .predict import check_pair, evaluating, fill_mask, infer_reviews
 from .tokenizer import Tokenizer
 
 # ---- the tracer
@@ -135,8 +135,7 @@ class Row:
 def journey(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> list[Row]:
     """Each new tensor that a forward of one of our models assigns or returns, in order. Ids and mask (B, T).
 
-    Attention takes its written-out way, which training takes, because the fused kernel of eval mode never shows scores
-    and weights. Nothing is dropped, and the results are the same but for rounding.
+    In eval mode, so that nothing is dropped. A GPU's fused attention would not show scores and weights: compute on the CPU.
     """
     file = inspect.getsourcefile(model_file)
     source = Path(file).read_text(encoding="utf-8").splitlines()
@@ -146,8 +145,8 @@ def journey(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None =
 
     def see(step: Step) -> None:
         module = step.call.f_locals.get("self")
-        if step.call.f_code.co_name != "forward" or isinstance(module, model_file.Dropout):
-            return  # what a helper returns is named by its caller, and a dropout that is off makes nothing
+        if step.call.f_code.co_name not in ("forward", "attend") or isinstance(module, model_file.Dropout):
+            return  # what another helper returns is named by its caller, and a dropout that is off makes nothing
         tensors = [(name, value) for name, value in step.results if isinstance(value, Tensor)]
         comment = next((comments[line] for line in step.lines if line in comments), None)
         letters = split_shapes(comment, len(tensors)) if comment else [""] * len(tensors)
@@ -161,25 +160,9 @@ def journey(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None =
                 place = (names[id(module)] or type(module).__name__, about, step.lines.start, code)
                 rows.append(Row(*place, name, shape, tuple(tensor.shape), *figures))
 
-    with _written_out(model), torch.inference_mode(), tracing([file], see):
+    with evaluating(model), tracing([file], see):
         model(input_ids, attention_mask)
     return rows
-
-
-@contextlib.contextmanager
-def _written_out(model: nn.Module) -> Iterator[None]:
-    """Inside, attention writes its weights to memory, and dropout has a rate so small that it drops nothing."""
-    was_training = model.training
-    rates = {module: module.p for module in model.modules() if isinstance(module, model_file.Dropout)}
-    for dropout in rates:
-        dropout.p = 1e-9
-    model.train()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-        for dropout, p in rates.items():
-            dropout.p = p
 
 
 def picture(rows: list[Row], columns: int) -> Iterator[str]:

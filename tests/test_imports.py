@@ -74,8 +74,9 @@ def test_the_lowest_files_import_nothing_of_the_project_but_errors():
     assert OURS["distilbert.files"] == {"distilbert.errors"}
 
 
-def test_the_model_knows_checkpoint_config_and_errors_only():
-    assert OURS["distilbert.model"] <= {"distilbert.checkpoint", "distilbert.config", "distilbert.errors"}
+def test_the_model_knows_checkpoint_config_errors_and_piecewise_only():
+    assert OURS["distilbert.model"] <= {f"distilbert.{name}" for name in ("checkpoint", "config", "errors", "piecewise")}
+    assert OURS["distilbert.piecewise"] == set()
 
 
 def test_data_imports_nothing_of_distilbert_but_errors_and_files():

@@ -9,8 +9,10 @@ import transformers
 from conftest import ARCHITECTURES, NO_DROPOUT, SIZES, close, our_config, ragged_batch, randomise, their_config
 
 from distilbert import model as ours
+from distilbert import piecewise
 from distilbert.checkpoint import name_map, to_theirs
 from distilbert.errors import UserError
+from distilbert.piecewise import APART
 
 HEADS = [(ARCHITECTURES[0], "linear"), (ARCHITECTURES[1], "linear"), (ARCHITECTURES[2], "linear")]
 HEADS += [(ARCHITECTURES[2], "pre_classifier")]
@@ -78,10 +80,12 @@ def test_the_embeddings_and_each_block_equal_transformers(masked):
     close(last, expected.last_hidden_state)
 
 
+@pytest.mark.parametrize("values_at_once", [piecewise.PIECE, 2 * 2 * 13 * 13, 1])  # all four sequences, two, one
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
-def test_logits_loss_and_every_gradient_equal_transformers(architecture, masked, training):
+def test_logits_loss_and_every_gradient_equal_transformers(monkeypatch, architecture, masked, training, values_at_once):
+    monkeypatch.setattr(piecewise, "PIECE", values_at_once)
     mine, theirs, rows = (twin.train(training) if hasattr(twin, "train") else twin for twin in twins(architecture))
     ids, mask = ragged_batch()
     mask = mask if masked else None
@@ -127,7 +131,7 @@ def test_dropout_stands_where_transformers_has_it(monkeypatch, architecture, cla
         return x * (0.5 + dice) if training else x
 
     monkeypatch.setattr(F, "dropout", same_for_both)
-    monkeypatch.setattr(ours.Dropout, "forward", lambda self, x: same_for_both(x, self.p, self.training))
+    monkeypatch.setattr(ours.Dropout, "forward", lambda self, x, seed=None: same_for_both(x, self.p, self.training))
     rates = {"dropout": 0.21, "attention_dropout": 0.34, "seq_classif_dropout": 0.43}
     mine, theirs, _ = twins(architecture, classifier_head, **rates)
     ids, mask = ragged_batch()
@@ -140,7 +144,7 @@ def test_dropout_stands_where_transformers_has_it(monkeypatch, architecture, cla
 
 def test_the_linear_heads_dropout_stands_before_its_linear(monkeypatch):
     model = our_model("DistilBertForSequenceClassification", "linear", seq_classif_dropout=0.3).train()
-    monkeypatch.setattr(ours.Dropout, "forward", lambda self, x: x * 3 if self.p == 0.3 else x)
+    monkeypatch.setattr(ours.Dropout, "forward", lambda self, x, seed=None: x * 3 if self.p == 0.3 else x)
     cls = torch.randn(4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     close(model.head(cls), F.linear(3 * cls, model.head.output.weight, model.head.output.bias))
 
@@ -161,9 +165,30 @@ def test_each_of_the_four_lanes_of_a_word_is_dropped_at_the_rate_p(p):
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
 def test_of_all_65536_lanes_dropout_drops_exactly_a_share_of_p(monkeypatch, p):
-    every_lane_once = torch.arange(-32_768, 32_768, dtype=torch.int16).view(torch.int64)
-    monkeypatch.setattr(torch.Tensor, "random_", lambda self, low, high: self.copy_(every_lane_once))
+    monkeypatch.setattr(ours, "random_words", lambda *_: torch.arange(-32_768, 32_768, dtype=torch.int16).view(torch.int64))
     assert (ours.Dropout(p)(torch.ones(65_536)) == 0).sum() == round(p * 65_536)
+
+
+def test_random_words_are_splitmix64_without_its_last_step():
+    def by_hand(place: int, seed: int) -> int:  # in whole numbers below 2**64; >> repeats the sign, as torch's does
+        x = ((seed + place) * 0x9E3779B97F4A7C15) % 2**64
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            signed = x - 2**64 * (x >> 63)
+            x = ((x ^ (signed >> shift)) * factor) % 2**64
+        return x - 2**64 * (x >> 63)
+
+    for seed in (0, 1, 2**62 - 1):
+        assert ours.random_words(50, seed, "cpu").tolist() == [by_hand(i, seed) for i in range(50)]
+
+
+def test_every_bit_of_the_random_words_is_a_fair_coin_and_neighbours_in_place_and_piece_are_strangers():
+    words = torch.stack([ours.random_words(20_000, seed, "cpu") for seed in (7, 7 + APART)])  # (2, 20_000)
+    bits = torch.stack([(words >> i) & 1 for i in range(64)]).double() * 2 - 1  # (64, 2, 20_000), each 1 or -1
+    five_sigma = 5 / math.sqrt(20_000)
+    assert bits.mean(dim=2).abs().max() < five_sigma
+    neighbours = {"place": bits[:, :, 1:] * bits[:, :, :-1], "piece": bits[:, :1] * bits[:, 1:], "bit": bits[1:] * bits[:-1]}
+    for name, products in neighbours.items():
+        assert products.mean(dim=2).abs().max() < five_sigma, name
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
@@ -244,19 +269,34 @@ def attention_and_inputs(p: float):
     return attention, x, mask, ours.take_rows(x, torch.tensor([[0, 5], [8, 1], [3, 3], [0, 12]]))
 
 
+def on_a_gpu(monkeypatch) -> None:
+    """Attention takes the way of devices with a kernel for it; torch has that kernel for CPUs too, only slower."""
+    monkeypatch.setattr(ours, "has_fused_attention", lambda device: True)
+    monkeypatch.setattr(ours, "piecewise", None)
+
+
 @pytest.mark.parametrize("some_rows", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
-def test_the_written_out_attention_equals_the_fused_one_as_dropout_goes_to_zero(monkeypatch, masked, some_rows):
-    results = {}
-    for p in (1e-9, 0.0):
-        attention, x, mask, rows = attention_and_inputs(p)
-        with monkeypatch.context() as patch:
-            patch.setattr(*(F, "scaled_dot_product_attention") if p else (torch, "softmax"), None)  # neither needs the other's
-            y = attention.train()(x, mask if masked else None, rows if some_rows else x)
+def test_attention_as_written_equals_the_fused_kernel(monkeypatch, masked, some_rows):
+    results = []
+    for fused in (False, True):
+        attention, x, mask, rows = attention_and_inputs(0.0)
+        if fused:
+            on_a_gpu(monkeypatch)
+        y = attention.train()(x, mask if masked else None, rows if some_rows else x)
         some_sum(y).backward()
-        results[p] = [y, x.grad, *gradients(attention).values()]
-    for found, expected in zip(results[1e-9], results[0.0], strict=True):
+        results.append([y, x.grad, *gradients(attention).values()])
+    for found, expected in zip(*results, strict=True):
         close(found, expected, 1e-12)
+
+
+def test_the_fused_kernel_gets_the_rate_of_dropout_in_training_only(monkeypatch):
+    on_a_gpu(monkeypatch)
+    rates = []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, mask, p: rates.append(p) or q)
+    attention, x, mask, _ = attention_and_inputs(0.4)
+    attention.train()(x, mask, x), attention.eval()(x, mask, x)
+    assert rates == [0.4, 0.0]
 
 
 def test_attention_drops_weights_after_the_softmax():
@@ -264,7 +304,8 @@ def test_attention_drops_weights_after_the_softmax():
     q, k, v = (attention.split_heads(part) for part in attention.qkv(x).chunk(3, dim=2))
     weights = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(6) + mask, dim=3)
     torch.manual_seed(5)
-    expected = attention.output((attention.dropout(weights) @ v).transpose(1, 2).reshape(4, 13, 12))
+    seed = ours.draw_seed()
+    expected = attention.output((attention.dropout(weights, seed) @ v).transpose(1, 2).reshape(4, 13, 12))
     torch.manual_seed(5)
     close(attention(x, mask, x), expected)
 

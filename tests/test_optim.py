@@ -11,7 +11,7 @@ import train_cls
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate, slices
 
-SHAPES = [(257, 263), (65_536,), (7, 5, 3), ()]  # more than one slice and no multiple of it, exactly one, less, a number
+SHAPES = [(517, 521), (262_144,), (7, 5, 3), ()]  # more than one slice and no multiple of it, exactly one, less, a number
 SPLIT = [([0, 3], {"lr": 3e-3, "weight_decay": 0.1}), ([1, 2], {"lr": 7e-4, "weight_decay": 0.0})]
 ENCODER_MATRICES = {
     "encoder.embeddings.words.weight",

@@ -1,0 +1,118 @@
+"""Computed in pieces, a function of a batch and its gradients are what they are in one piece."""
+
+import pytest
+import torch
+from conftest import close, our_config, ragged_batch, randomise
+
+from distilbert import model as ours
+from distilbert import piecewise as file
+from distilbert.piecewise import piecewise
+
+SIZES = [1, 2, 3, 100]  # of seven examples: single ones, a rest of one, a rest of one, all at once
+
+
+def products(x, y, z, seed):
+    """(N, 3, 4), (N, 4, 2), z (N, 3, 2) or None; `seed` is used as a number."""
+    result = torch.softmax(x, dim=2) @ y
+    return result if z is None else result + z + seed / file.APART
+
+
+def inputs(third: bool) -> list:
+    draw = torch.Generator().manual_seed(3)
+    shapes = [(7, 3, 4), (7, 4, 2), (7, 3, 2)][: 2 + third]
+    tensors = [torch.randn(shape, generator=draw, dtype=torch.float64).requires_grad_() for shape in shapes]
+    return tensors + [None] * (not third)
+
+
+def in_pieces_of(monkeypatch, size: int) -> None:
+    monkeypatch.setattr(file, "PIECE", 10 * size + 9)  # with ten values an example
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_results_and_gradients_in_pieces_are_those_of_the_whole(monkeypatch, size):
+    in_pieces_of(monkeypatch, size)
+    whole, parts = inputs(False), inputs(False)
+    expected, found = products(*whole, 0), piecewise(products, tuple(parts), 10, 0)
+    close(found, expected)
+    weights = torch.arange(expected.numel(), dtype=torch.float64).view_as(expected)
+    (expected * weights).sum().backward(), (found * weights).sum().backward()
+    for x, y in zip(parts[:2], whole[:2], strict=True):
+        close(x.grad, y.grad)
+
+
+def test_what_needs_no_gradient_gets_none(monkeypatch):
+    in_pieces_of(monkeypatch, 2)
+    x, y, z = inputs(True)
+    piecewise(products, (x.detach(), y, z.detach()), 10, 0).sum().backward()
+    assert (x.grad, z.grad) == (None, None) and y.grad.abs().sum() > 0
+
+
+def test_each_piece_has_a_seed_of_its_own(monkeypatch):
+    in_pieces_of(monkeypatch, 3)
+    x, y, z = inputs(True)
+    found, expected = piecewise(products, (x, y, z), 10, 5 * file.APART), products(x, y, z, 5 * file.APART)
+    close(found[:3], expected[:3]), close(found[3:6], expected[3:6] + 1), close(found[6:], expected[6:] + 2)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_no_piece_is_larger_than_it_may_be_unless_one_example_is(monkeypatch, grad):
+    seen = []
+
+    def see(x, seed):
+        seen.append(len(x))
+        return x * 2
+
+    x = torch.ones(7, 5, requires_grad=True)
+    with torch.set_grad_enabled(grad):
+        for values, expected in ((file.PIECE // 3, [3, 3, 1]), (file.PIECE * 2, [1] * 7), (1, [7])):
+            seen.clear()
+            close(piecewise(see, (x,), values, 0), 2 * x)
+            assert seen == expected
+
+
+def attention(monkeypatch, size: int, p: float, x, mask):
+    monkeypatch.setattr(file, "PIECE", 2 * 13 * 13 * size)
+    module = randomise(ours.Attention(our_config(attention_dropout=p))).double().train()
+    torch.manual_seed(5)
+    return module, module(x, mask, x)
+
+
+def test_gradients_with_dropout_are_those_of_the_whole_batch(monkeypatch):
+    """A linear function of the values: what comes back to a value is the weights, dropped ones included, that read it."""
+    x = torch.randn(4, 13, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    mask = (ragged_batch()[1][:, None, None] == 0).double() * ours.FAR_BELOW
+    module, y = attention(monkeypatch, 1, 0.4, x, mask)
+    y.sum().backward()
+    found = {name: p.grad for name, p in module.named_parameters()}
+    step = 1e-6
+    for name, p in module.named_parameters():
+        direction = torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(4))
+        sums = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                p += sign * step * direction
+                torch.manual_seed(5)
+                sums.append(module(x, mask, x).sum())
+                p -= sign * step * direction
+        close((found[name] * direction).sum(), (sums[0] - sums[1]) / (2 * step), 1e-7)
+
+
+def test_in_pieces_the_same_attention_drops_other_weights_for_each_sequence(monkeypatch):
+    x = torch.randn(1, 13, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).expand(4, -1, -1)
+    _, y = attention(monkeypatch, 1, 0.4, x, None)
+    assert all((y[i] - y[j]).abs().max() > 1e-3 for i in range(4) for j in range(i))
+
+
+def test_backward_computes_in_the_format_that_autocast_gave_forward(monkeypatch):
+    in_pieces_of(monkeypatch, 2)
+    formats = []
+
+    def see(x, seed):
+        y = x @ x.transpose(1, 2)
+        formats.append(y.dtype)
+        return y
+
+    with torch.autocast("cpu", torch.float16):
+        y = piecewise(see, (torch.ones(4, 3, 2, requires_grad=True),), 10, 0)
+    y.sum().backward()
+    assert formats == [torch.float16] * 4
