@@ -44,11 +44,12 @@ from data.sources import Part, check_classes, load, prepare
 from distilbert.calibration import fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
+from distilbert.fast import keep_freed_memory
 from distilbert.files import read_json, write_json
 from distilbert.hub import locate
 from distilbert.metrics import classification_metrics, reliability, softmax, wilson_interval
 from distilbert.model import DistilBertForSequenceClassification
-from distilbert.precision import Precision, keep_freed_memory
+from distilbert.precision import Precision
 from distilbert.predict import check_pair, predict_logits
 from distilbert.tokenizer import Tokenizer
 

@@ -39,7 +39,7 @@ from data.sources import load, prepare
 from distilbert.metrics import masked_lm_metrics
 from distilbert.model import IGNORED, DistilBertForMaskedLM
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
-from distilbert.precision import Precision, keep_freed_memory
+from distilbert.precision import Precision
 from distilbert.predict import masked_lm_totals
 from distilbert.run import Run
 from distilbert.start import full_precision, load_weights, starting_point, step_seed
@@ -58,7 +58,6 @@ def train(run: Run) -> None:
     checkpoint = run.begin()
     args, progress, workers = run.arguments, run.progress, run.workers
     precision = Precision.choose(args.device, args.precision)
-    keep_freed_memory()
     torch.manual_seed(args.seed)
 
     # text → parts → ids

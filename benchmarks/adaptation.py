@@ -3,8 +3,9 @@
     python benchmarks/adaptation.py --data aclImdb_v1.tar.gz
 
 It runs the shipped commands one after the other: train_mlm.py once, then for each number of labels, seed and arm train_cls.py
-(validation on 500 reviews) and evaluate.py (2,000 test reviews). What is finished is not run again, what was interrupted is
-resumed: start it again at any time. After each run results/adaptation/ holds the figures so far: runs.json, curves.svg.
+(validation on as many reviews as it trains on, and 500 at least) and evaluate.py (2,000 test reviews). What is finished is not
+run again, what was interrupted is resumed: start it again at any time. After each run results/adaptation/ holds the figures so
+far: runs.json, curves.svg.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from distilbert.metrics import wilson_interval
 
 ADAPT = ["--max_length", "256", "--max_steps", "2400", "--batch_size", "32", "--learning_rate", "4e-4"]
 ADAPT += ["--eval_size", "500", "--eval_steps", "400"]
-CLASSIFY = ["--max_length", "256", "--eval_size", "500"]
+CLASSIFY = ["--max_length", "256"]
 ARMS = ("plain", "adapted")
 
 
@@ -30,7 +31,8 @@ def commands(given: argparse.Namespace, arm: str, labels: int, seed: int) -> tup
     """The run directory of one cell of the experiment, and the commands that fill it."""
     run = given.runs / f"{arm}-{labels}-{seed}"
     model = given.model if arm == "plain" else str(given.runs / "mlm")
-    train = ["train_cls.py", "--model", model, "--data", given.data, "--train_size", str(labels), "--seed", str(seed)]
+    train = ["train_cls.py", "--model", model, "--data", given.data, "--seed", str(seed)]
+    train += ["--train_size", str(labels), "--eval_size", str(max(labels, 500))]
     test = ["evaluate.py", "--model", str(run), "--eval_size", str(given.test_size)]
     return run, [[*train, *given.classify, "--output_dir", str(run), "--resume"], test]
 

@@ -1,7 +1,7 @@
 """What a classifier looked at: attention of every head, the decision at [CLS] after every block, each piece's share of it.
 
-The model is used as it is, through hooks; nothing of it is written a second time but the softmax that its fast kernel
-never shows. The decision is one number throughout, the log-odds of class 1: its logit minus the logit of class 0.
+The model is used as it is, through hooks; nothing of it is written a second time but the softmax, whose weights it does
+not keep. The decision is one number throughout, the log-odds of class 1: its logit minus the logit of class 0.
 
     S  points on the way from the baseline to the text; the other letters are those of `model.py`, with B = 1
 """

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .checkpoint import Pretrained
 from .config import DistilBertConfig
 from .errors import UserError
-from .piecewise import has_fused_attention, piecewise
+from .fast import draw_seed, has_fused_attention, piecewise, random_words
 
 IGNORED = -100  # a label that counts for nothing, in cross-entropy's own convention
 FAR_BELOW = -30_000.0  # added to a score, it makes the weight exactly zero; still a finite number in half precision
@@ -31,9 +31,8 @@ FAR_BELOW = -30_000.0  # added to a score, it makes the weight exactly zero; sti
 class Dropout(nn.Module):
     """Sets each value to zero with probability p, and scales the others by 1/(1-p) (Srivastava et al. 2014).
 
-    Same law as `nn.Dropout`, from cheaper dice: torch's CPU draws a Bernoulli number a value, one after the other; here each
-    64-bit random word is four 16-bit lanes, and a lane below a threshold means "drop". p is thus rounded to 1/65536.
-    The mask is a function of the seed; without one, torch's generator draws it.
+    Same law as `nn.Dropout`, from cheaper dice: a 64-bit random word is four 16-bit lanes, and a lane below a threshold means
+    "drop"; p is thus rounded to 1/65536. The mask is a function of `seed`, which torch's generator draws if none is given.
     """
 
     def __init__(self, p: float):
@@ -48,21 +47,6 @@ class Dropout(nn.Module):
         lanes = words.view(torch.int16)[: x.numel()].view(x.shape)
         keep = lanes.ge_(dropped - 32_768).to(x.dtype)  # in place, as int16: a result of type bool takes ten times as long
         return x * keep.mul_(65_536 / (65_536 - dropped))
-
-
-def draw_seed() -> int:
-    return int(torch.randint(2**62, ()))
-
-
-def random_words(count: int, seed: int, device: torch.device) -> Tensor:
-    """Random 64-bit words (count,): hashes of seed, seed + 1, …, so that all cores can compute them at once.
-
-    Steps of 2⁶⁴/φ, mixed as in splitmix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", figure 17).
-    A multiplication stands last, because torch's >> repeats the sign and so would clear that bit.
-    """
-    x = torch.arange(seed, seed + count, device=device).mul_(-0x61C8864680B583EB)
-    x.bitwise_xor_(x >> 30).mul_(-0x40A7B892E31B1A47)
-    return x.bitwise_xor_(x >> 27).mul_(-0x6B2FB644ECCEEE15)
 
 
 class Embeddings(nn.Module):
@@ -247,10 +231,7 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
 
 
 def labelled_rows(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the labels are: positions (B, R) and labels there, R the most that a sequence has (at least one).
-
-    A sequence with fewer is filled up with positions whose label is -100.
-    """
+    """Where the labels are: positions (B, R) and labels there, R the most that a sequence has; -100 where one has fewer."""
     labelled = labels != IGNORED
     R = max(int(labelled.sum(dim=1).max()), 1)
     rows = labelled.int().argsort(dim=1, descending=True, stable=True)[:, :R]  # (B, R)

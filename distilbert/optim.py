@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from .fast import slices
+
 
 def parameter_groups(
     model: nn.Module,
@@ -115,15 +117,14 @@ class AdamW(torch.optim.Optimizer):
                     self.fresh_state(p)
                 state["step"] += 1
                 t, master = state["step"], state.get("master", p)
-                root_of_correction = math.sqrt(1 - beta2**t)
+                root = math.sqrt(1 - beta2**t)  # times this, both sides of m̂/(√v̂ + ε) need a pass less (Kingma & Ba, section 2)
                 for w, g, m, v in slices(master, p.grad, state["exp_avg"], state["exp_avg_sq"]):
                     g = g.to(w.dtype)
                     m.lerp_(g, 1 - beta1)
                     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
                     w.mul_(1 - lr * group["weight_decay"])
-                    # m̂ / (√v̂ + ε), both sides of the fraction times √(1-β₂ᵗ): one pass less (Kingma & Ba, end of section 2)
-                    denominator = v.sqrt().add_(group["eps"] * root_of_correction)
-                    w.addcdiv_(m, denominator, value=-lr * root_of_correction / (1 - beta1**t))
+                    denominator = v.sqrt().add_(group["eps"] * root)
+                    w.addcdiv_(m, denominator, value=-lr * root / (1 - beta1**t))
                 if master is not p:
                     p.copy_(master)
 
@@ -138,16 +139,6 @@ class AdamW(torch.optim.Optimizer):
     def master(self, p: Tensor) -> Tensor:
         """The full-precision value of a parameter: its master copy, or itself where it needs none."""
         return self.state[p].get("master", p).detach()
-
-
-def slices(*tensors: Tensor, size: int = 262_144) -> Iterable[tuple[Tensor, ...]]:
-    """Walks equally shaped tensors in flat pieces that stay in the processor's cache from one operation to the next.
-
-    In smaller ones, starting the threads for each operation costs more than the shorter way to the memory saves.
-    """
-    flat = [tensor.view(-1) for tensor in tensors]
-    for start in range(0, flat[0].numel(), size):
-        yield tuple(tensor[start : start + size] for tensor in flat)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Device and number format: the only file that asks what machine this is.
+"""Device and number format: what machine this is, and what a run makes of it.
 
     fp32   everything in 32 bits
     bf16   working weights and activations in bfloat16, fp32 master weights in the optimizer (see `optim.AdamW`)
@@ -9,8 +9,6 @@ gradients by it again, and skips the step (and makes the number smaller) when on
 and needs none of it; it has only 8 bits of mantissa, which is why the sum of small steps is kept in fp32.
 """
 
-import ctypes
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +59,7 @@ class Precision:
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated()
         import resource  # Unix only, and only here
+        import sys
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -70,15 +69,3 @@ def fast_bf16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     return device == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-def keep_freed_memory() -> None:
-    """Lets this process use again what tensors leave, instead of giving it back and asking the system for it anew.
-
-    glibc maps every tensor above 32 MB afresh, and the first touch of each page is an interrupt: a fifth of a step at 512
-    tokens. The bound on what is kept unused is 1 GB. Without effect where there is no glibc.
-    """
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        for parameter, value in ((mmap_threshold, 1 << 28), (trim_threshold, 1 << 30), (top_pad, 1 << 26)):
-            library.mallopt(parameter, value)

@@ -77,10 +77,10 @@ MUTATIONS = [
     ),
     Mutation(
         "pieces-with-other-dice-on-the-way-back",
-        "distilbert/piecewise.py",
+        "distilbert/fast.py",
         "function(*piece, seed + number * APART)",
         "function(*piece, seed)",
-        "piecewise::gradients_with_dropout_are_those_of_the_whole_batch",
+        "fast::gradients_with_dropout_are_those_of_the_whole_batch",
     ),
     Mutation("tanh-gelu", MODEL, "F.gelu(self.expand(x))", 'F.gelu(self.expand(x), approximate="tanh")', BLOCKS),
     Mutation("positions-from-one", MODEL, "self.positions.weight[:T]", "self.positions.weight[1 : T + 1]", BLOCKS),
@@ -101,7 +101,7 @@ MUTATIONS = [
     ),
     Mutation(
         "dropout-lane-sign",
-        MODEL,
+        "distilbert/fast.py",
         ".mul_(-0x6B2FB644ECCEEE15)",
         "",
         "model::each_of_the_four_lanes_of_a_word_is_dropped_at_the_rate_p",
@@ -160,7 +160,7 @@ MUTATIONS = [
     ),
     Mutation("decay-without-rate", OPTIM, '1 - lr * group["weight_decay"]', '1 - group["weight_decay"]', ADAMW),
     Mutation("bias-correction-off-by-one", OPTIM, "1 - beta2**t", "1 - beta2 ** (t + 1)", ADAMW),
-    Mutation("no-epsilon", OPTIM, '.add_(group["eps"])', "", ADAMW),
+    Mutation("no-epsilon", OPTIM, '.add_(group["eps"] * root)', "", ADAMW),
     Mutation("schedule-off-by-one", OPTIM, "return step / warmup_steps", "return (step + 1) / warmup_steps", SCHEDULE),
     Mutation("decay-over-all-steps", OPTIM, "max(total_steps - warmup_steps, 1)", "total_steps", SCHEDULE),
     Mutation(

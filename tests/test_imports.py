@@ -66,7 +66,7 @@ def test_the_reader_of_imports_sees_all_their_forms():
 
 @pytest.mark.parametrize("name", ["optim", "precision", "metrics", "cli", "config", "hub"])
 def test_the_parts_know_nothing_of_each_other(name):
-    assert OURS[f"distilbert.{name}"] <= {"distilbert.errors", "distilbert.files"}
+    assert OURS[f"distilbert.{name}"] <= {"distilbert.errors", "distilbert.files", "distilbert.fast"}
 
 
 def test_the_lowest_files_import_nothing_of_the_project_but_errors():
@@ -74,9 +74,9 @@ def test_the_lowest_files_import_nothing_of_the_project_but_errors():
     assert OURS["distilbert.files"] == {"distilbert.errors"}
 
 
-def test_the_model_knows_checkpoint_config_errors_and_piecewise_only():
-    assert OURS["distilbert.model"] <= {f"distilbert.{name}" for name in ("checkpoint", "config", "errors", "piecewise")}
-    assert OURS["distilbert.piecewise"] == set()
+def test_the_model_knows_checkpoint_config_errors_and_fast_only():
+    assert OURS["distilbert.model"] <= {f"distilbert.{name}" for name in ("checkpoint", "config", "errors", "fast")}
+    assert OURS["distilbert.fast"] == set()
 
 
 def test_data_imports_nothing_of_distilbert_but_errors_and_files():

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 import transformers
 from conftest import ARCHITECTURES, NO_DROPOUT, SIZES, close, our_config, ragged_batch, randomise, their_config
 
+from distilbert import fast
 from distilbert import model as ours
-from distilbert import piecewise
 from distilbert.checkpoint import name_map, to_theirs
 from distilbert.errors import UserError
-from distilbert.piecewise import APART
+from distilbert.fast import APART
 
 HEADS = [(ARCHITECTURES[0], "linear"), (ARCHITECTURES[1], "linear"), (ARCHITECTURES[2], "linear")]
 HEADS += [(ARCHITECTURES[2], "pre_classifier")]
@@ -80,12 +80,12 @@ def test_the_embeddings_and_each_block_equal_transformers(masked):
     close(last, expected.last_hidden_state)
 
 
-@pytest.mark.parametrize("values_at_once", [piecewise.PIECE, 2 * 2 * 13 * 13, 1])  # all four sequences, two, one
+@pytest.mark.parametrize("values_at_once", [fast.PIECE, 2 * 2 * 13 * 13, 1])  # all four sequences, two, one
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
 def test_logits_loss_and_every_gradient_equal_transformers(monkeypatch, architecture, masked, training, values_at_once):
-    monkeypatch.setattr(piecewise, "PIECE", values_at_once)
+    monkeypatch.setattr(fast, "PIECE", values_at_once)
     mine, theirs, rows = (twin.train(training) if hasattr(twin, "train") else twin for twin in twins(architecture))
     ids, mask = ragged_batch()
     mask = mask if masked else None

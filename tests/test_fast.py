@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import close, our_config, ragged_batch, randomise
 
+from distilbert import fast as file
 from distilbert import model as ours
-from distilbert import piecewise as file
-from distilbert.piecewise import piecewise
+from distilbert.fast import piecewise
 
 SIZES = [1, 2, 3, 100]  # of seven examples: single ones, a rest of one, a rest of one, all at once
 

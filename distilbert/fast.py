@@ -1,0 +1,116 @@
+"""What makes it fast on a CPU, and changes no formula. Skip it to follow the lesson.
+
+random_words        for dropout, by all cores at once
+piecewise           attention, a few sequences at a time
+keep_freed_memory   for the next tensor
+"""
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+# ---- dice
+
+
+def draw_seed() -> int:
+    """From torch's generator, which `torch.manual_seed` sets."""
+    return int(torch.randint(2**62, ()))
+
+
+def random_words(count: int, seed: int, device: torch.device) -> Tensor:
+    """Random 64-bit words (count,): hashes of seed, seed + 1, …; torch's own generator draws them one after the other.
+
+    Steps of 2⁶⁴/φ, mixed as in splitmix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", figure 17).
+    A multiplication stands last, because torch's >> repeats the sign and so would clear that bit.
+    """
+    x = torch.arange(seed, seed + count, device=device).mul_(-0x61C8864680B583EB)
+    x.bitwise_xor_(x >> 30).mul_(-0x40A7B892E31B1A47)
+    return x.bitwise_xor_(x >> 27).mul_(-0x6B2FB644ECCEEE15)
+
+
+# ---- pieces
+
+
+def slices(*tensors: Tensor, size: int = 262_144) -> Iterator[tuple[Tensor, ...]]:
+    """Walks equally shaped tensors in flat pieces that stay in the processor's cache from one operation to the next.
+
+    In smaller ones, starting the threads for each operation costs more than the shorter way to the memory saves.
+    """
+    flat = [tensor.view(-1) for tensor in tensors]
+    for start in range(0, flat[0].numel(), size):
+        yield tuple(tensor[start : start + size] for tensor in flat)
+
+
+PIECE = 1 << 20  # values of a piece's largest intermediate result: 2 MB in half precision
+APART = 1 << 32  # between the seeds of two pieces, because a dropout of n values counts n/4 on from its seed
+
+
+def has_fused_attention(device: torch.device) -> bool:
+    """Whether torch has a kernel for all of attention, with dropout, that is faster than its parts. On a CPU it has none."""
+    return device.type != "cpu"
+
+
+def piecewise(function: Callable[..., Tensor], batch: tuple[Tensor | None, ...], values: int, seed: int) -> Tensor:
+    """function(*batch, seed), for tensors whose first dimension is the batch, and examples that do not depend on each other.
+
+    Attention makes H·T·T weights a sequence; at 512 tokens, a batch has some hundred megabytes of them. Written to memory and
+    read again by each operation, they take longer than the products around them. In pieces they never leave the cache, and as
+    backward computes them again instead of keeping them, they hardly take memory (Chen et al. 2016, "Training Deep Nets with
+    Sublinear Memory Cost"; the same trade as in Dao et al. 2022, "FlashAttention").
+
+    `values`: how many of them one example makes. Each piece gets a seed of its own, and `function` must be a function of its
+    arguments: backward calls it again. Outputs and gradients are those of the whole, but for rounding.
+    """
+    size = max(PIECE // values, 1)
+    if size >= len(batch[0]):
+        return function(*batch, seed)
+    if torch.is_grad_enabled():
+        return _Recomputed.apply(function, size, seed, *batch)
+    return torch.cat([function(*piece, seed + i * APART) for i, piece in enumerate(_split(batch, size))])
+
+
+def _split(batch: tuple[Tensor | None, ...], size: int) -> Iterator[tuple[Tensor | None, ...]]:
+    for start in range(0, len(batch[0]), size):
+        yield tuple(None if tensor is None else tensor[start : start + size] for tensor in batch)
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")  # backward computes in the number format that forward was told to
+    def forward(ctx, function, size, seed, *batch):
+        ctx.how = function, size, seed
+        ctx.save_for_backward(*batch)
+        return torch.cat([function(*piece, seed + i * APART) for i, piece in enumerate(_split(batch, size))])
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx, gradient):
+        (function, size, seed), batch = ctx.how, ctx.saved_tensors
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
+        gradients = [torch.empty_like(tensor) if i in wanted else None for i, tensor in enumerate(batch)]
+        for number, (upstream, *piece) in enumerate(_split((gradient, *batch), size)):
+            for i in wanted:
+                piece[i] = piece[i].detach().requires_grad_()
+            with torch.enable_grad():
+                result = function(*piece, seed + number * APART)
+            for i, found in zip(wanted, torch.autograd.grad(result, [piece[i] for i in wanted], upstream), strict=True):
+                gradients[i][number * size : (number + 1) * size] = found
+        return None, None, None, *gradients
+
+
+# ---- memory
+
+
+def keep_freed_memory() -> None:
+    """Lets this process use again what tensors leave, instead of giving it back and asking the system for it anew.
+
+    glibc maps every tensor above 32 MB afresh, and the first touch of each page is an interrupt: a fifth of a step at 512
+    tokens. At most 1 GB is kept unused at the end of the heap. Without effect where there is no glibc.
+    """
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        for parameter, value in ((mmap_threshold, 1 << 28), (trim_threshold, 1 << 30), (top_pad, 1 << 26)):
+            library.mallopt(parameter, value)
