@@ -58,6 +58,10 @@ NEGATION = re.compile(r"\b(not|no|never|nothing|nobody|none|hardly|without|canno
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(Arguments, argv)
+    if args.calibrate and args.part == "validation":
+        raise UserError(
+            "--calibrate fits a temperature on the validation part, so --part must be another: leave it out for test"
+        )
     directory = locate(args.model)
     own = run_arguments(directory)  # what the run was trained with; empty for other people's models
     model = DistilBertForSequenceClassification.from_pretrained(directory)
@@ -99,8 +103,9 @@ def main(argv: list[str] | None = None) -> None:
     logits, part = judge(args.part)
     metrics = classification_metrics(logits, part.labels)
     name = Path(data).name.split(".")[0]
+    stem = f"eval-{name}" if args.part == "test" else f"eval-{name}-{args.part}"
     print_metrics(f"{args.model} on {name} ({args.part}, up to {max_length} tokens)", metrics)
-    written = {f"eval-{name}.json": {"data": name, "part": args.part, "max_length": max_length} | metrics}
+    written = {f"{stem}.json": {"data": name, "part": args.part, "max_length": max_length} | metrics}
     bins = {"as trained": reliability(softmax(logits), part.labels)}
     if args.calibrate:
         written["calibration.json"] = calibration = calibrate(*judge("validation"), logits, part)
@@ -108,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     if Path(args.model).is_dir():  # beside the run, not in a download cache
         for file, content in written.items():
             write_json(directory / file, content)
-        draw_judgements(metrics["confusion_matrix"], bins, directory / f"eval-{name}.svg")
+        draw_judgements(metrics["confusion_matrix"], bins, directory / f"{stem}.svg")
     if args.errors:
         list_errors(logits, part, args.errors)
 

@@ -114,7 +114,7 @@ def train(run: Run) -> None:
             counts = [int((batch["labels"] != IGNORED).sum()) for batch in step_batches]
             tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
             labels_in_step, tokens = workers.total(sum(counts), tokens)
-            step_loss = 0.0
+            step_loss = scaler.scale(torch.zeros((), device=precision.device))  # makes the scaler's scale, too
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
                     loss = model.loss(**precision.to_device(batch)) * (count / max(labels_in_step, 1))

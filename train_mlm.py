@@ -62,8 +62,8 @@ def train(run: Run) -> None:
 
     # text → parts → ids
     parts = load(args.data, args.split, args.keep_breaks)
-    parts, dropped = prepare(parts, args.keep_duplicates, None, args.eval_size, args.seed)
-    parts = corpus_parts(parts, args.corpus, args.train_size, args.seed, args.data)
+    parts = corpus_parts(parts, args.corpus, args.data)
+    parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
     model, tokenizer = starting_point(DistilBertForMaskedLM, args, parts["train"].texts)
     identity = tokenizer.backend.to_str()
     sequences = {}
@@ -101,7 +101,7 @@ def train(run: Run) -> None:
     warmup_steps = math.ceil(total_steps * args.warmup_ratio)
 
     if progress.step == 0:
-        run.log_evaluation(evaluate("validation"), score=math.nan)  # what adaptation starts from; never the best
+        run.log_evaluation(evaluate("validation"), score=math.nan)  # a fresh head knows nothing; never the best
     model.train()
     while progress.step < total_steps:
         batches = epoch_batches(lengths, args.batch_size, args.seed, progress.epoch, args.batching)
@@ -119,7 +119,7 @@ def train(run: Run) -> None:
             counts = [int((batch["labels"] != IGNORED).sum()) for batch in step_batches]
             tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
             labels_in_step, tokens = workers.total(sum(counts), tokens)
-            step_loss = 0.0
+            step_loss = scaler.scale(torch.zeros((), device=precision.device))  # makes the scaler's scale, too
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
                     loss = model.loss(**precision.to_device(batch)) * (count / max(labels_in_step, 1))

@@ -4,8 +4,8 @@
 
 It runs the shipped commands one after the other: train_mlm.py once, then for each number of labels, seed and arm train_cls.py
 (validation on as many reviews as it trains on, and 500 at least) and evaluate.py (2,000 test reviews). What is finished is not
-run again, what was interrupted is resumed: start it again at any time. After each run results/adaptation/ holds the figures so
-far: runs.json, curves.svg.
+run again, what was interrupted is resumed: start it again at any time, and with other flags give other --runs. After each run
+results/adaptation/ holds the figures so far: runs.json, curves.svg.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from distilbert.metrics import wilson_interval
 
 ADAPT = ["--max_length", "256", "--max_steps", "2400", "--batch_size", "32", "--learning_rate", "4e-4"]
 ADAPT += ["--eval_size", "500", "--eval_steps", "400"]
-CLASSIFY = ["--max_length", "256"]
+CLASSIFY = ["--max_length", "256", "--dropout", "0.1"]
 ARMS = ("plain", "adapted")
 
 
@@ -62,10 +62,11 @@ def record_of(run: Path, arm: str, labels: int, seed: int) -> dict:
 def table(records: list[dict]) -> str:
     """In Markdown, a row a number of labels: each arm's accuracy over its seeds, and what adaptation changes.
 
-    The gain is the mean over seeds run in both arms, with its standard error; the interval of an arm is Wilson's over all
-    its judgements.
+    The gain is the mean over seeds run in both arms; the interval of an arm is Wilson's over all its judgements, as if those of
+    different seeds were independent. There is one adaptation: how much another would differ is not in the figures.
     """
-    lines = ["| labels | seeds | without | adapted | gain | errors avoided |", "|---|---|---|---|---|---|"]
+    head = "| training labels | seeds | without | adapted | gain ± standard error over seeds | errors avoided |"
+    lines = [head, "|---|---|---|---|---|---|"]
     for labels in sorted({record["labels"] for record in records}):
         arms = {arm: {r["seed"]: r for r in records if (r["labels"], r["arm"]) == (labels, arm)} for arm in ARMS}
         seeds = sorted(arms["plain"].keys() & arms["adapted"].keys())

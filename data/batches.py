@@ -37,7 +37,7 @@ def tokenise(texts: list[str], encode: Encode, identity: str) -> TokenTable:
     ids, ends = folder / f"{name}.ids.npy", folder / f"{name}.ends.npy"
     if not (ids.exists() and ends.exists()):
         pieces, step = [], 1_000
-        for start in tqdm(range(0, len(texts), step), desc="tokenising", unit="k texts", leave=False, delay=2):
+        for start in tqdm(range(0, len(texts), step), desc="tokenising", unit="k texts", leave=False, delay=2, disable=None):
             pieces += [np.array(piece, dtype=np.int32) for piece in encode(texts[start : start + step])]
         _save(ids, np.concatenate(pieces))
         _save(ends, np.cumsum([len(piece) for piece in pieces]))
@@ -53,7 +53,7 @@ def _save(path: Path, array: np.ndarray) -> None:
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, batching: str = "length") -> list[np.ndarray]:
     """The batches of one epoch, each an array of indices; every example exactly once.
 
-    "length": examples of similar length together, so that little is padded (of a random batch of reviews, half is).
+    "length": examples of similar length together, so that little is padded (of a random batch of reviews cut at 512, half is).
     Lengths count in steps of 16, with chance deciding inside a step, and the finished batches are shuffled: neither
     neighbours nor order repeat from epoch to epoch. One batch at a random place takes what the division leaves over.
     """

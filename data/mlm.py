@@ -11,7 +11,7 @@ from .sources import Part, Parts, stratified
 IGNORED = -100  # the label of a token that need not be guessed
 
 
-def corpus_parts(parts: Parts, corpus: str, train_size: int | None, seed: int, data: str) -> Parts:
+def corpus_parts(parts: Parts, corpus: str, data: str) -> Parts:
     """train, validation and test of an adaptation. train is the unlabelled texts, and with "all" the labelled training ones.
 
     A source without held-out parts (a .txt) gives a tenth to each. Raises `UserError` when nothing is left to train on.
@@ -28,8 +28,6 @@ def corpus_parts(parts: Parts, corpus: str, train_size: int | None, seed: int, d
         if name not in held_out:
             taken, rest = stratified(train.labels, max(len(texts) // 10, 1), seed=number)
             held_out[name], train = train.take(taken), train.take(rest)
-    if train_size is not None:
-        train = train.take(stratified(train.labels, train_size, seed)[0])
     return {"train": train} | held_out
 
 
@@ -69,12 +67,12 @@ def mask_tokens(
     Each real token is chosen with `probability`. Of the chosen, 80% become [MASK], 10% a random id of the whole
     vocabulary, 10% stay as they are (BERT, section 3.1 and appendix A.1): a model that met [MASK] only would learn nothing
     about the words it can see. With `continues` (which ids are ##pieces) whole words are chosen instead of pieces, and all
-    pieces of one share its fate. A pure function of its arguments: `seed` is (seed, epoch, index of the sequence).
+    pieces of one share its fate. A pure function of its arguments: `seed` is (seed, epoch, index of the sequence) in training.
     """
     random = np.random.default_rng(seed)
     groups = np.arange(len(ids))  # for each token, the number of the word it belongs to
     if continues is not None:
-        groups = np.cumsum([not continues[i] for i in ids]) - 1
+        groups = np.cumsum([not continues[i] for i in ids])
     count = int(groups.max()) + 1
     real = ~np.isin(ids, special_ids)
     chosen = (random.random(count) < probability)[groups] & real

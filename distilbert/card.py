@@ -53,10 +53,10 @@ Teaching, and {
 
 ## Limits
 
-It has seen English film reviews only; other topics, other languages, and texts longer than {arguments["max_length"]} tokens
-(cut off) were not tested. Irony and quoted opinions mislead it. Its confidence is not a probability of being right unless
-it was calibrated. It reproduces biases of its training texts, names and origins of people among them. Not for
-decisions about people.
+It was trained here on `{arguments["data"]}` only; other topics, other languages, and texts longer than
+{arguments["max_length"]} tokens (cut off) were not tested. Irony and quoted opinions mislead it. Its confidence is
+not a probability of being right unless it was calibrated. It reproduces biases of its training texts, names and
+origins of people among them. Not for decisions about people.
 
 ## Training
 

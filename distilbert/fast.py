@@ -1,6 +1,7 @@
 """What makes it fast on a CPU, and changes no formula. Skip it to follow the lesson.
 
 random_words        for dropout, by all cores at once
+slices              of the optimizer's tensors, to fit the cache
 piecewise           attention, a few sequences at a time
 keep_freed_memory   for the next tensor
 """
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # ---- dice
 
@@ -40,6 +42,8 @@ def slices(*tensors: Tensor, size: int = 262_144) -> Iterator[tuple[Tensor, ...]
     In smaller ones, starting the threads for each operation costs more than the shorter way to the memory saves.
     """
     flat = [tensor.view(-1) for tensor in tensors]
+    if not tensors[0].is_cpu:
+        size = max(flat[0].numel(), 1)  # each operation starts a kernel: the fewer, the better
     for start in range(0, flat[0].numel(), size):
         yield tuple(tensor[start : start + size] for tensor in flat)
 
@@ -49,7 +53,7 @@ APART = 1 << 32  # between the seeds of two pieces, because a dropout of n value
 
 
 def has_fused_attention(device: torch.device) -> bool:
-    """Whether torch has a kernel for all of attention, with dropout, that is faster than its parts. On a CPU it has none."""
+    """Whether to leave attention to torch, on a GPU. A CPU has no kernel for it with dropout, and a slow one without."""
     return device.type != "cpu"
 
 
@@ -86,6 +90,7 @@ class _Recomputed(torch.autograd.Function):
         return torch.cat([function(*piece, seed + i * APART) for i, piece in enumerate(_split(batch, size))])
 
     @staticmethod
+    @once_differentiable
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, gradient):
         (function, size, seed), batch = ctx.how, ctx.saved_tensors
@@ -111,6 +116,7 @@ def keep_freed_memory() -> None:
     tokens. At most 1 GB is kept unused at the end of the heap. Without effect where there is no glibc.
     """
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        for parameter, value in ((mmap_threshold, 1 << 28), (trim_threshold, 1 << 30), (top_pad, 1 << 26)):
-            library.mallopt(parameter, value)
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(library, "mallopt") and library.mallopt(mmap_threshold, 1 << 28):  # some versions refuse so much
+        library.mallopt(trim_threshold, 1 << 30)
+        library.mallopt(top_pad, 1 << 26)

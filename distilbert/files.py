@@ -111,7 +111,7 @@ def download(url: str, path: Path, **expected: str) -> Path:
         started, received = time.monotonic(), 0
         with urllib.request.urlopen(url, timeout=SECONDS) as answer, open(temporary, "wb") as file:
             size = int(answer.headers.get("Content-Length") or 0)
-            with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name) as bar:
+            with tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
                 while piece := answer.read1(1 << 20):
                     file.write(piece)
                     bar.update(len(piece))

@@ -49,7 +49,7 @@ class Precision:
         return torch.amp.GradScaler(self.device, enabled=self.kind == "fp16")
 
     def to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A batch on the device; a GPU copies it while it still computes on the one before."""
+        """A batch on the device; nobody waits here for a GPU to have copied it."""
         if self.device == "cuda":
             return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in batch.items()}
         return {name: tensor.to(self.device) for name, tensor in batch.items()}

@@ -200,7 +200,7 @@ class Run:
         self.progress.fingerprint = texts
         sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
         self.say(f"{self.arguments.data}: {sizes}; {dropped} dropped that also stand in validation or test")
-        self.say(f"{lengths.mean():.0f} tokens a text on average, {precision.kind} on {precision.device}")
+        self.say(f"{lengths.mean():.0f} tokens a sequence on average, once cut, {precision.kind} on {precision.device}")
 
     # ---- along the way
 
@@ -315,11 +315,12 @@ class Run:
     def save(self, model: nn.Module, optimizer: AdamW, scaler, best: dict[str, Tensor]) -> None:
         """Writes checkpoint/step-N/."""
         self._add_up()  # never a checkpoint of something that is no number any more
+        self.saved_at = time.monotonic()
         if self.workers.rank:
             return
         state = {"progress": dataclasses.asdict(self.progress), "scaler": scaler.state_dict()}
         write_checkpoint(self.checkpoints, self.progress.step, gather(model, optimizer, best), state)
-        self.saved_at, self.saved_step = time.monotonic(), self.progress.step
+        self.saved_step = self.progress.step
 
     def exit_if_stopped(self) -> None:
         """After SIGINT or SIGTERM, once this step is saved: says how to go on and exits with 130 or 143."""

@@ -11,6 +11,7 @@ from .config import DistilBertConfig
 from .errors import UserError
 from .files import checksum
 from .hub import locate
+from .model import Dropout
 from .optim import AdamW
 from .predict import check_pair
 from .tokenizer import Tokenizer
@@ -29,8 +30,6 @@ def starting_point(model_class, args, texts: list[str], **changes):
 
     Raises `UserError` for what can't be loaded, and for a --max_length beyond the model's positions.
     """
-    if args.dropout is not None:
-        changes |= dict.fromkeys(("dropout", "attention_dropout", "seq_classif_dropout"), args.dropout)
     if args.model in ("scratch", "scratch-tiny"):
         tokenizer = Tokenizer.from_texts(texts)
         tiny = {"dim": 64, "hidden_dim": 256, "n_layers": 2, "n_heads": 4} if args.model == "scratch-tiny" else {}
@@ -46,6 +45,10 @@ def starting_point(model_class, args, texts: list[str], **changes):
     if args.max_length > model.config.max_position_embeddings:
         limit = model.config.max_position_embeddings
         raise UserError(f"--max_length {args.max_length} exceeds the model's {limit} positions; use --max_length {limit}")
+    if args.dropout is not None:  # in this training; config.json keeps the model's own, for whoever trains it next
+        for module in model.modules():
+            if isinstance(module, Dropout):
+                module.p = args.dropout
     return model, tokenizer
 
 

@@ -52,8 +52,7 @@ def judged(monkeypatch) -> list[np.ndarray]:
 def measure(run: Path, *flags) -> dict:
     """Runs evaluate.py and returns what it wrote about the data."""
     evaluate.main(["--model", str(run), "--precision", "fp32", *map(str, flags)])
-    (path,) = run.glob("eval-*.json")
-    return json.loads(path.read_text())
+    return json.loads(max(run.glob("eval-*.json"), key=lambda path: path.stat().st_mtime_ns).read_text())
 
 
 def test_the_runs_own_logits_and_figures_come_out_again(finished, run, judged, capsys):
@@ -90,6 +89,18 @@ def test_the_picture_shows_the_matrix_and_how_sure_the_model_was(run, judged):
 def test_each_part_of_the_runs_data_can_be_measured(run):
     assert [measure(run, "--part", part)["n"] for part in ("train", "validation", "test")] == [128, 16, 16]
     assert measure(run, "--part", "train", "--eval_size", 9)["n"] == 128 and measure(run, "--eval_size", 9)["n"] == 9
+
+
+def test_another_part_leaves_the_record_of_the_test_part_alone(run):
+    measure(run)
+    before = (run / "eval-toy.json").read_bytes()
+    assert measure(run, "--part", "validation")["part"] == "validation"
+    assert (run / "eval-toy.json").read_bytes() == before and (run / "eval-toy-validation.json").exists()
+
+
+def test_a_temperature_is_not_measured_on_the_texts_it_is_fitted_on(run):
+    with pytest.raises(UserError, match="--part"):
+        measure(run, "--calibrate", "--part", "validation")
 
 
 def test_another_file_without_parts_is_measured_whole(run, other):

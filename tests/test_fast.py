@@ -116,3 +116,37 @@ def test_backward_computes_in_the_format_that_autocast_gave_forward(monkeypatch)
         y = piecewise(see, (torch.ones(4, 3, 2, requires_grad=True),), 10, 0)
     y.sum().backward()
     assert formats == [torch.float16] * 4
+
+
+def test_slices_cover_each_value_once_and_are_views():
+    x, y = torch.zeros(7, 100), torch.arange(700).view(7, 100)
+    for a, b in file.slices(x, y, size=256):
+        assert len(a) == len(b) <= 256
+        a += b + 1
+    assert torch.equal(x, y + 1.0)
+
+
+def test_on_a_gpu_a_slice_is_the_whole_tensor():
+    (only,) = file.slices(torch.empty(1_000_000, device="meta"))
+    assert only[0].numel() == 1_000_000
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_memory_is_kept_only_where_large_tensors_may_come_from_it(monkeypatch, accepts):
+    asked = []
+
+    class Library:
+        def mallopt(self, parameter, value):
+            asked.append((parameter, value))
+            return accepts or parameter != -3
+
+    monkeypatch.setattr(file.sys, "platform", "linux")
+    monkeypatch.setattr(file.ctypes, "CDLL", lambda _: Library())
+    file.keep_freed_memory()
+    assert [parameter for parameter, _ in asked] == ([-3, -1, -2] if accepts else [-3])
+
+
+def test_where_there_is_no_glibc_memory_is_left_alone(monkeypatch):
+    monkeypatch.setattr(file.sys, "platform", "darwin")
+    monkeypatch.setattr(file.ctypes, "CDLL", None)
+    file.keep_freed_memory()

@@ -121,6 +121,16 @@ def test_packing_loses_and_repeats_no_token():
     assert [len(sequence) for sequence in sequences] == [16, 16, 16, 12]
 
 
+def test_pieces_at_the_head_of_a_packed_window_share_no_fate_with_its_last_word():
+    ids = np.array([7, 9, 8, 10], dtype=np.int32)  # ## ## word word
+    continues = [i in (7, 9) for i in range(VOCABULARY)]
+    fates = np.array([mask(ids, 0, 0, i, probability=0.5, continues=continues)[1] != IGNORED for i in range(2_000)])
+    assert (fates[:, 0] == fates[:, 1]).all()
+    assert likely(int((fates[:, 0] == fates[:, 3]).sum()), 2_000, 0.5)
+    only = np.array([7, 9], dtype=np.int32)
+    assert len(mask(only, continues=continues)[0]) == 2
+
+
 def test_a_batch_is_padded_with_labels_that_do_not_count():
     batch = masked_batch([mask(review(9), 0, 0, 0), mask(review(4, 1), 0, 0, 1)], PAD)
     assert batch["input_ids"].shape == batch["labels"].shape == (2, 11)
@@ -137,7 +147,7 @@ def part(*texts: str) -> Part:
 def test_the_corpus_never_holds_a_text_of_validation_or_test():
     parts = {"train": part("a", "b", "v"), "unlabelled": part("c", "t", "d"), "validation": part("v"), "test": part("t", "x")}
     kept, dropped = prepare(parts)
-    corpus = corpus_parts(kept, "all", None, 0, "toy")
+    corpus = corpus_parts(kept, "all", "toy")
     assert dropped == 2
     assert corpus["train"].texts == ["c", "d", "a", "b"]
     assert set(corpus["validation"].texts + corpus["test"].texts) == {"v", "t", "x"}
@@ -145,16 +155,16 @@ def test_the_corpus_never_holds_a_text_of_validation_or_test():
 
 def test_the_corpus_can_be_the_unlabelled_texts_alone():
     parts = {"train": part("a", "b"), "unlabelled": part("c", "d", "e"), "validation": part("v"), "test": part("t")}
-    assert corpus_parts(parts, "unsup", None, 0, "toy")["train"].texts == ["c", "d", "e"]
+    assert corpus_parts(parts, "unsup", "toy")["train"].texts == ["c", "d", "e"]
 
 
 def test_a_source_without_held_out_parts_gives_a_tenth_to_each():
     texts = [str(i) for i in range(50)]
-    corpus = corpus_parts({"unlabelled": part(*texts)}, "all", None, 0, "toy")
+    corpus = corpus_parts({"unlabelled": part(*texts)}, "all", "toy")
     assert [len(corpus[name]) for name in ("train", "validation", "test")] == [40, 5, 5]
     assert sorted(text for name in corpus for text in corpus[name].texts) == sorted(texts)
 
 
 def test_a_corpus_that_is_not_there_is_refused():
     with pytest.raises(UserError, match="--corpus unsup"):
-        corpus_parts({"train": part("a", "b", "c")}, "unsup", None, 0, "toy")
+        corpus_parts({"train": part("a", "b", "c")}, "unsup", "toy")

@@ -169,6 +169,21 @@ def test_a_text_file_is_enough(tmp_path):
     assert [sizes[name] for name in ("train", "validation", "test")] == [32, 4, 4]
 
 
+def test_a_line_that_stands_twice_in_a_text_file_is_not_trained_on_and_held_out(tmp_path, capsys):
+    path = tmp_path / "book.txt"
+    path.write_text("".join(f"This is sentence {i % 20} of a book.\n" for i in range(40)))
+    train_mlm.main([*TINY, "--data", str(path), "--max_steps", "1", "--output_dir", str(tmp_path / "run")])
+    sizes = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert (sizes["validation"], sizes["test"]) == (4, 4) and sizes["train"] + sizes["dropped_duplicates"] == 32
+    assert sizes["dropped_duplicates"] > 0 and f"{sizes['dropped_duplicates']} dropped" in capsys.readouterr().out
+
+
+def test_dropout_is_of_the_adaptation_and_not_of_the_model_that_comes_of_it(adapted, tmp_path, corpus):
+    stored = json.loads((adapted / "checkpoint" / "arguments.json").read_text())
+    config = json.loads((adapted / "config.json").read_text())
+    assert (stored["dropout"], config["dropout"], config["attention_dropout"]) == (0.0, 0.1, 0.1)
+
+
 def test_filling_prints_five_guesses_a_mask_and_refuses_what_it_cannot_fill(adapted, finished, capsys):
     predict_main(["--model", str(adapted), "--fill", "a [MASK] film with [MASK]"])
     lines = capsys.readouterr().out.splitlines()
