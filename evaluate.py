@@ -44,7 +44,7 @@ from data.sources import Part, check_classes, load, prepare
 from distilbert.calibration import fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
-from distilbert.fast import keep_freed_memory
+from distilbert.fast import tune_memory
 from distilbert.files import read_json, write_json
 from distilbert.hub import locate
 from distilbert.metrics import classification_metrics, reliability, softmax, wilson_interval
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = Tokenizer.from_pretrained(directory)
     check_pair(model, tokenizer)
     precision = Precision.choose(args.device, args.precision)
-    keep_freed_memory()
+    tune_memory()
     model.to(precision.device, precision.weights)
     max_length = args.max_length or min(own.get("max_length", 512), model.config.max_position_embeddings)
     truncation = args.truncation or own.get("truncation", "head")

@@ -27,7 +27,7 @@ from .cli import check_stored
 from .curves import draw_curves
 from .distributed import Workers
 from .errors import UserError
-from .fast import keep_freed_memory
+from .fast import tune_memory
 from .files import fingerprint, finite, read_json, write_json, write_text
 from .optim import AdamW
 from .precision import Precision
@@ -145,7 +145,7 @@ class Run:
             )
             self.say(at)
         self.workers.total(0)  # nobody writes before everybody has read
-        keep_freed_memory()
+        tune_memory()
         precision = Precision.choose(self.arguments.device, self.arguments.precision)
         self.arguments = dataclasses.replace(self.arguments, device=precision.device, precision=precision.kind)
         return tensors

@@ -142,11 +142,20 @@ def test_memory_is_kept_only_where_large_tensors_may_come_from_it(monkeypatch, a
 
     monkeypatch.setattr(file.sys, "platform", "linux")
     monkeypatch.setattr(file.ctypes, "CDLL", lambda _: Library())
-    file.keep_freed_memory()
+    file.tune_memory()
     assert [parameter for parameter, _ in asked] == ([-3, -1, -2] if accepts else [-3])
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "64"), ("7", "7")])
+def test_few_kernels_are_kept_unless_the_user_says_otherwise(monkeypatch, before, after):
+    monkeypatch.setattr(file.sys, "platform", "darwin")
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, before) if before else monkeypatch.delenv(name, raising=False)
+    file.tune_memory()
+    assert file.os.environ[name] == after
 
 
 def test_where_there_is_no_glibc_memory_is_left_alone(monkeypatch):
     monkeypatch.setattr(file.sys, "platform", "darwin")
     monkeypatch.setattr(file.ctypes, "CDLL", None)
-    file.keep_freed_memory()
+    file.tune_memory()
