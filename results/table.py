@@ -1,4 +1,4 @@
-"""The README's result table from the records beside this file: python results/table.py writes it between its two markers."""
+"""The README's result tables from the records beside this file: python results/table.py writes each between its two markers."""
 
 import json
 import re
@@ -7,7 +7,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
-MARKED = re.compile(r"(<!-- results/table.py -->\n).*?(<!-- end -->)", re.DOTALL)
+sys.path.insert(0, str(HERE.parent / "benchmarks"))
+
+import adaptation
 
 
 def row(path: Path) -> str:
@@ -22,7 +24,7 @@ def row(path: Path) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def table() -> str:
+def records() -> str:
     lines = [
         "| record | system | trained on | tested on | accuracy (95% interval) | F1 | ROC-AUC |",
         "|---|---|---|---|---|---|---|",
@@ -30,13 +32,20 @@ def table() -> str:
     return "\n".join(lines + [row(path) for path in sorted(HERE.glob("*.json"))]) + "\n"
 
 
-def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    if not MARKED.search(text):
-        sys.exit(f"{README.name} has lost the lines <!-- results/table.py --> and <!-- end -->")
-    README.write_text(MARKED.sub(lambda match: match[1] + table() + match[2], text), encoding="utf-8")
-    print(table(), end="")
+def with_and_without_adaptation() -> str:
+    return adaptation.table(json.loads((HERE / "adaptation" / "runs.json").read_text(encoding="utf-8"))["runs"]) + "\n"
+
+
+def filled(text: str) -> str:
+    """The README with today's tables. Raises `ValueError` when a marker is missing."""
+    for make in (records, with_and_without_adaptation):
+        marked = re.compile(rf"(<!-- table: {make.__name__} -->\n)(.*?)<!-- end -->", re.DOTALL)
+        if not marked.search(text):
+            raise ValueError(f"{README.name} has lost the lines <!-- table: {make.__name__} --> and <!-- end -->")
+        start, end = marked.search(text).span(2)
+        text = text[:start] + make() + text[end:]
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")

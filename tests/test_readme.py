@@ -51,16 +51,34 @@ def test_the_map_names_every_module():
         assert path.name in TEXT, path.name
 
 
-def test_the_result_table_is_made_of_the_records():
-    assert f"<!-- results/table.py -->\n{table.table()}<!-- end -->" in TEXT
+def test_the_result_tables_are_made_of_the_records():
+    assert table.filled(TEXT) == TEXT
+
+
+def test_a_readme_without_a_tables_place_is_refused():
+    with pytest.raises(ValueError, match="records"):
+        table.filled("no place")
 
 
 def test_the_means_it_speaks_of_are_those_of_the_records():
-    records = [json.loads(path.read_text()) for path in (ROOT / "results").glob("imdb-2000-seed*.json")]
-    (said,) = re.findall(r"mean of the three seeds on 2,000 reviews of IMDb is (\.\d+)", TEXT)
-    assert len(records) == 3 and sum(r["metrics"]["test"]["accuracy"] for r in records) / 3 == pytest.approx(
-        float(said), abs=5e-4
-    )
+    said = re.search(r"mean of the three seeds on 2,000 reviews of IMDb is (\.\d+) in fp32 and (\.\d+) in bf16", TEXT)
+    for number, kind in enumerate(("fp32", "bf16"), 1):
+        records = [json.loads(path.read_text()) for path in (ROOT / "results").glob("imdb-2000-*seed*.json")]
+        records = [record for record in records if "system" not in record and record["arguments"]["precision"] == kind]
+        assert len(records) == 3
+        mean = sum(record["metrics"]["test"]["accuracy"] for record in records) / 3
+        assert mean == pytest.approx(float(said[number]), abs=5e-4)
+
+
+def test_what_it_says_of_the_adaptation_is_in_its_record():
+    record = json.loads((ROOT / "results" / "adaptation" / "runs.json").read_text())["adaptation"]
+    steps, minutes, loss, share = re.search(
+        r"\(([\d,]+) steps, 14\.2 M\ntokens, (\d+) minutes on two cores; a masked loss of ([\d.]+) on validation, (\d+)% of",
+        TEXT,
+    ).groups()
+    assert record["arguments"]["max_steps"] == int(steps.replace(",", "")) and round(record["seconds"] / 60) == int(minutes)
+    assert f"{record['metrics']['validation']['loss']:.2f}" == loss
+    assert round(100 * record["metrics"]["validation"]["masked_accuracy"]) == int(share)
 
 
 def test_minilm_has_as_many_parameters_as_it_says():
