@@ -114,7 +114,7 @@ def tune_memory() -> None:
     """For a process that trains or judges much, before its first product. Without effect where there is no glibc or oneDNN.
 
     - What tensors leave is used again, not given back and asked for anew: glibc maps every tensor above 32 MB afresh, and the
-      first touch of each page is an interrupt, a fifth of a step at 512 tokens. At most 1 GB stays unused at the heap's end.
+      first touch of each page is an interrupt, a sixth of a step at 512 tokens. At most 1 GB stays unused at the heap's end.
     - Of oneDNN's kernels, one for each shape that a product ever had, 64 are kept instead of 1,024: batches differ in length,
       and kernels seldom come again. They took a gigabyte after sixty batches of a masked LM.
     """
