@@ -81,6 +81,20 @@ def test_what_it_says_of_the_adaptation_is_in_its_record():
     assert round(100 * record["metrics"]["validation"]["masked_accuracy"]) == int(share)
 
 
+def test_adapted_encoders_learn_as_much_faster_as_it_says():
+    runs = json.loads((ROOT / "results" / "adaptation" / "runs.json").read_text())["runs"]
+    curves = {(run["arm"], run["labels"], run["seed"]): run["validation"] for run in runs}
+    pairs = [(curves["plain", *pair], curves["adapted", *pair]) for arm, *pair in curves if arm == "plain"]
+    lower = sum(min(loss for _, loss, _ in adapted) < min(loss for _, loss, _ in plain) for plain, adapted in pairs)
+    reached, sooner = 0, 0
+    for plain, adapted in pairs:
+        when, _, best = max(plain, key=lambda point: point[2])
+        there = [step for step, _, accuracy in adapted if accuracy >= best]
+        reached, sooner = reached + bool(there), sooner + bool(there and there[0] < when)
+    said = r"of the (\d) pairs, .* in (\d), and comes to the other's best\nvalidation accuracy in (\d), in (\d) of them"
+    assert [int(number) for number in re.search(said, TEXT).groups()] == [len(pairs), lower, reached, sooner]
+
+
 def test_minilm_has_as_many_parameters_as_it_says():
     config = DistilBertConfig(dim=384, hidden_dim=1_536)
     count = sum(p.numel() for p in DistilBertModel(config).parameters())
