@@ -2,10 +2,10 @@
 
     python benchmarks/adaptation.py --data aclImdb_v1.tar.gz
 
-It runs the shipped commands one after the other: train_mlm.py once, then for each number of labels, seed and arm train_cls.py
-(validation on as many reviews as it trains on, and 500 at least) and evaluate.py (2,000 test reviews). What is finished is not
-run again, what was interrupted is resumed: start it again at any time, and with other flags give other --runs. After each run
-results/adaptation/ holds the figures so far: runs.json, curves.svg.
+It runs the shipped commands one after the other: train_mlm.py for "adapted", and again on what came of it for "longer"; then
+for each number of labels, seed and arm train_cls.py (validation on as many reviews as it trains on, and 500 at least) and
+evaluate.py (2,000 test reviews). What is finished is not run again, what was interrupted is resumed: start it again at any
+time, and with other flags give other --runs. After each run results/adaptation/ holds the figures so far: runs.json, curves.svg.
 """
 
 import argparse
@@ -21,16 +21,31 @@ sys.path.insert(0, str(ROOT))
 from distilbert.files import read_json, write_atomically, write_json
 from distilbert.metrics import wilson_interval
 
-ADAPT = ["--max_length", "256", "--max_steps", "2400", "--batch_size", "32", "--learning_rate", "4e-4"]
-ADAPT += ["--eval_size", "500", "--eval_steps", "400"]
+ADAPT = ["--max_length", "256", "--batch_size", "32", "--learning_rate", "4e-4", "--eval_size", "500", "--eval_steps", "400"]
+ADAPTATIONS = {  # each goes on from the encoder of the arm before it
+    "adapted": ["--max_steps", "2400"],
+    "longer": ["--max_steps", "2800", "--mlm_probability", "0.3", "--seed", "1"],  # a second hour hides twice as many words
+}
 CLASSIFY = ["--max_length", "256", "--dropout", "0.1"]
-ARMS = ("plain", "adapted")
+ARMS = ("plain", *ADAPTATIONS)
+
+
+def encoder_of(given: argparse.Namespace, arm: str) -> str:
+    """The --model of an arm: the given one, or the directory of its adaptation."""
+    return given.model if arm == "plain" else str(given.runs / f"mlm-{arm}")
+
+
+def adapt(given: argparse.Namespace, arm: str) -> list[str]:
+    """The command that adapts the encoder of an arm."""
+    before = ARMS[ARMS.index(arm) - 1]
+    places = ["--model", encoder_of(given, before), "--data", given.data, "--output_dir", encoder_of(given, arm), "--resume"]
+    return ["train_mlm.py", *places, *ADAPT, *ADAPTATIONS[arm], *given.adapt]
 
 
 def commands(given: argparse.Namespace, arm: str, labels: int, seed: int) -> tuple[Path, list[list[str]]]:
     """The run directory of one cell of the experiment, and the commands that fill it."""
     run = given.runs / f"{arm}-{labels}-{seed}"
-    model = given.model if arm == "plain" else str(given.runs / "mlm")
+    model = encoder_of(given, arm)
     train = ["train_cls.py", "--model", model, "--data", given.data, "--seed", str(seed)]
     train += ["--train_size", str(labels), "--eval_size", str(max(labels, 500))]
     test = ["evaluate.py", "--model", str(run), "--eval_size", str(given.test_size)]
@@ -60,30 +75,33 @@ def record_of(run: Path, arm: str, labels: int, seed: int) -> dict:
 
 
 def table(records: list[dict]) -> str:
-    """In Markdown, a row a number of labels: each arm's accuracy over its seeds, and what adaptation changes.
+    """In Markdown, for each number of labels a row an arm: its accuracy over its seeds, and what its adaptation changes.
 
-    The gain is the mean over seeds run in both arms; the interval of an arm is Wilson's over all its judgements, as if those of
-    different seeds were independent. There is one adaptation: how much another would differ is not in the figures.
+    The gain over the plain encoder is the mean over seeds run in both arms; the interval is Wilson's over all judgements of an
+    arm, as if those of different seeds were independent. Each adaptation ran once: how much another would differ is not here.
     """
-    head = "| training labels | seeds | without | adapted | gain ± standard error over seeds | errors avoided |"
+    head = "| training labels | encoder | seeds | test accuracy | gain ± standard error over seeds | errors avoided |"
     lines = [head, "|---|---|---|---|---|---|"]
     for labels in sorted({record["labels"] for record in records}):
         arms = {arm: {r["seed"]: r for r in records if (r["labels"], r["arm"]) == (labels, arm)} for arm in ARMS}
-        seeds = sorted(arms["plain"].keys() & arms["adapted"].keys())
-        if not seeds:
-            continue
-        cells, mistakes = [], []
-        for arm in ARMS:
-            right, n = (sum(arms[arm][seed][key] for seed in seeds) for key in ("right", "n"))
+        plain = arms["plain"]
+        for arm, runs in arms.items():
+            seeds = sorted(plain.keys() & runs.keys())
+            if not seeds:
+                continue
+            right, n = (sum(runs[seed][key] for seed in seeds) for key in ("right", "n"))
             low, high = wilson_interval(right, n)
-            cells.append(f"{right / n:.4f} ({low:.4f} to {high:.4f})")
-            mistakes.append(n - right)
-        gains = [(arms["adapted"][s]["right"] - arms["plain"][s]["right"]) / arms["plain"][s]["n"] for s in seeds]
-        mean = sum(gains) / len(gains)
-        error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / max(len(gains) - 1, 1) / len(gains))
-        spread = f" ± {error:.4f}" if len(gains) > 1 else ""
-        share = (mistakes[0] - mistakes[1]) / max(mistakes[0], 1)
-        lines.append(f"| {labels:,} | {len(seeds)} | {cells[0]} | {cells[1]} | {mean:+.4f}{spread} | {share:.1%} |")
+            row = f"| {labels:,} | {arm} | {len(seeds)} | {right / n:.4f} ({low:.4f} to {high:.4f}) |"
+            if arm == "plain":
+                lines.append(row + " | |")
+                continue
+            gains = [(runs[seed]["right"] - plain[seed]["right"]) / plain[seed]["n"] for seed in seeds]
+            mean = sum(gains) / len(gains)
+            error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / max(len(gains) - 1, 1) / len(gains))
+            spread = f" ± {error:.4f}" if len(gains) > 1 else ""
+            mistakes = sum(plain[seed]["n"] - plain[seed]["right"] for seed in seeds)
+            share = sum(gain * plain[seed]["n"] for gain, seed in zip(gains, seeds, strict=True)) / max(mistakes, 1)
+            lines.append(f"{row} {mean:+.4f}{spread} | {share:.1%} |")
     return "\n".join(lines)
 
 
@@ -115,17 +133,22 @@ def draw(records: list[dict], output: Path) -> None:
     write_atomically(output, lambda path: figure.savefig(path, format="svg"))
 
 
+def about(run: Path) -> dict:
+    """An adaptation: what it was told, what it reached, and the validation by step."""
+    lines = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    curve = [[line["step"], line["eval_loss"], line["eval_masked_accuracy"]] for line in lines if "eval_loss" in line]
+    done = read_json(run / "run.json")
+    return {key: done[key] for key in ("arguments", "machine", "data", "metrics", "seconds")} | {"validation": curve}
+
+
 def collect(given: argparse.Namespace) -> list[dict]:
     """Writes what is finished so far into the output folder, and returns it."""
     cells = [(arm, labels, seed) for labels in given.labels for seed in given.seeds for arm in ARMS]
     runs = {cell: given.runs / "{}-{}-{}".format(*cell) for cell in cells}
     records = [record_of(run, *cell) for cell, run in runs.items() if measured(run)]
-    adaptation = [json.loads(line) for line in (given.runs / "mlm" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    adaptation = [[line["step"], line["eval_loss"], line["eval_masked_accuracy"]] for line in adaptation if "eval_loss" in line]
-    done = read_json(given.runs / "mlm" / "run.json")
-    about = {key: done[key] for key in ("arguments", "machine", "data", "metrics", "seconds")} | {"validation": adaptation}
-    write_json(given.output / "runs.json", {"adaptation": about, "classification": given.classify, "runs": records})
-    if {record["arm"] for record in records} == set(ARMS):
+    adaptations = {arm: about(Path(encoder_of(given, arm))) for arm in ADAPTATIONS}
+    write_json(given.output / "runs.json", {"adaptations": adaptations, "classification": given.classify, "runs": records})
+    if {record["arm"] for record in records} == set(ARMS):  # every arm has a line to draw
         draw(records, given.output / "curves.svg")
     return records
 
@@ -139,14 +162,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--test_size", type=int, default=2000)
     parser.add_argument("--runs", type=Path, default=Path("runs/adaptation"), help="where the run directories go")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "adaptation", help="where the figures go")
-    parser.add_argument("--adapt", nargs=argparse.REMAINDER, default=ADAPT, help="flags of train_mlm.py; stands last")
+    parser.add_argument("--adapt", nargs=argparse.REMAINDER, default=[], help="further flags of train_mlm.py; stands last")
     given = parser.parse_args(argv)
     given.runs, given.classify = given.runs.resolve(), CLASSIFY  # the commands run in the project's folder
     if given.data != "imdb":
         given.data = str(Path(given.data).resolve())
-    if not (given.runs / "mlm" / "run.json").exists():
-        model = ["--model", given.model, "--data", given.data, "--output_dir", str(given.runs / "mlm"), "--resume"]
-        call(["train_mlm.py", *model, *given.adapt])
+    for arm in ADAPTATIONS:
+        if not (Path(encoder_of(given, arm)) / "run.json").exists():
+            call(adapt(given, arm))
     collect(given)
     for labels in given.labels:
         for seed in given.seeds:

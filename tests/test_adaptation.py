@@ -1,4 +1,4 @@
-"""benchmarks/adaptation.py: two arms that differ in the encoder alone, and a table that is counted from their judgements."""
+"""benchmarks/adaptation.py: arms that differ in the encoder alone, and a table that is counted from their judgements."""
 
 import json
 import sys
@@ -20,26 +20,37 @@ def record(arm: str, labels: int, seed: int, right: int, n: int = 2000) -> dict:
 
 def test_the_arms_differ_in_the_encoder_and_the_directory_alone():
     given = Namespace(model="minilm", data="imdb", runs=Path("runs"), test_size=7, classify=["--max_length", "256"])
-    (plain_run, plain), (adapted_run, adapted) = (adaptation.commands(given, arm, 100, 2) for arm in adaptation.ARMS)
-    assert (plain_run, adapted_run) == (Path("runs/plain-100-2"), Path("runs/adapted-100-2"))
-    swapped = [[word.replace("runs/plain-100-2", "runs/adapted-100-2") for word in command] for command in plain]
-    swapped[0][swapped[0].index("--model") + 1] = "runs/mlm"
-    assert swapped == adapted
+    _, plain = adaptation.commands(given, "plain", 100, 2)
+    for arm in adaptation.ADAPTATIONS:
+        run, adapted = adaptation.commands(given, arm, 100, 2)
+        assert run == Path(f"runs/{arm}-100-2")
+        swapped = [[word.replace("runs/plain-100-2", str(run)) for word in command] for command in plain]
+        swapped[0][swapped[0].index("--model") + 1] = f"runs/mlm-{arm}"
+        assert swapped == adapted
+
+
+def test_an_adaptation_goes_on_from_the_one_before_it_and_obeys_the_flags_given():
+    given = Namespace(model="minilm", data="imdb", runs=Path("runs"), adapt=["--seed", "7"])
+    first, second = (adaptation.adapt(given, arm) for arm in ("adapted", "longer"))
+    assert first[first.index("--model") + 1] == "minilm"
+    assert second[second.index("--model") + 1] == first[first.index("--output_dir") + 1] == "runs/mlm-adapted"
+    assert first[-2:] == second[-2:] == ["--seed", "7"]
 
 
 def test_the_table_counts_judgements_and_pairs_seeds():
     records = [record("plain", 500, seed, right) for seed, right in ((0, 1600), (1, 1700), (2, 1))]
     records += [record("adapted", 500, seed, right) for seed, right in ((0, 1660), (1, 1720))]
-    row = adaptation.table(records).splitlines()[2]
-    # 3300 and 3380 of 4000 right; gains .03 and .01, mean .02, standard error .01; 80 of 700 mistakes avoided
-    assert row == "| 500 | 2 | 0.8250 (0.8129 to 0.8365) | 0.8450 (0.8335 to 0.8559) | +0.0200 ± 0.0100 | 11.4% |"
+    plain, adapted = adaptation.table(records).splitlines()[2:]
+    # 3301 of 6000 without; 3380 of 4000 right with it; gains .03 and .01, mean .02, standard error .01; 80 of 700 mistakes avoided
+    assert plain == "| 500 | plain | 3 | 0.5502 (0.5376 to 0.5627) | | |"
+    assert adapted == "| 500 | adapted | 2 | 0.8450 (0.8335 to 0.8559) | +0.0200 ± 0.0100 | 11.4% |"
 
 
-def test_a_number_of_labels_without_both_arms_has_no_row():
-    assert len(adaptation.table([record("plain", 100, 0, 1500)]).splitlines()) == 2
+def test_a_number_of_labels_without_a_plain_run_has_no_row():
+    assert len(adaptation.table([record("adapted", 100, 0, 1500)]).splitlines()) == 2
 
 
-def test_the_picture_is_drawn_from_both_arms(tmp_path):
+def test_the_picture_is_drawn_from_all_arms(tmp_path):
     pytest.importorskip("matplotlib")
     adaptation.draw([record(arm, labels, 0, 1500) for arm in adaptation.ARMS for labels in (100, 500)], tmp_path / "a.svg")
     assert "<svg" in (tmp_path / "a.svg").read_text()
@@ -49,10 +60,11 @@ def test_the_picture_is_drawn_from_both_arms(tmp_path):
 def test_the_whole_experiment_runs_and_a_second_start_has_nothing_to_do(tmp_path, capfd):
     data = write_tar(tmp_path / "imdb.tar.gz", imdb_members(per_class=20, unlabelled=30))
     flags = ["--data", str(data), "--model", "scratch-tiny", "--labels", "8", "--seeds", "0", "--test_size", "10"]
-    flags += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--adapt", "--max_length", "32"]
+    flags += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--adapt", "--max_length", "32", "--max_steps", "3"]
     adaptation.main(flags)
     figures = json.loads((tmp_path / "out" / "runs.json").read_text())
-    assert [(run["arm"], run["n"]) for run in figures["runs"]] == [("plain", 10), ("adapted", 10)]
-    assert capfd.readouterr().out.count("--train_size 8") == 2
+    assert [(run["arm"], run["n"]) for run in figures["runs"]] == [(arm, 10) for arm in adaptation.ARMS]
+    assert list(figures["adaptations"]) == ["adapted", "longer"]
+    assert capfd.readouterr().out.count("--train_size 8") == 3
     adaptation.main(flags)
     assert "--train_size" not in capfd.readouterr().out

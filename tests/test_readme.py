@@ -71,7 +71,7 @@ def test_the_means_it_speaks_of_are_those_of_the_records():
 
 
 def test_what_it_says_of_the_adaptation_is_in_its_record():
-    record = json.loads((ROOT / "results" / "adaptation" / "runs.json").read_text())["adaptation"]
+    record = json.loads((ROOT / "results" / "adaptation" / "runs.json").read_text())["adaptations"]["adapted"]
     steps, minutes, loss, share = re.search(
         r"\(([\d,]+) steps, 14\.2 M\ntokens, (\d+) minutes on two cores; a masked loss of ([\d.]+) on validation, (\d+)% of",
         TEXT,
