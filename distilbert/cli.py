@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import math
+import os
 import sys
 import types
 import typing
@@ -113,11 +114,15 @@ def user_errors():
     """Around a program: what the user can mend becomes two lines on stderr and exit status 2, without a traceback."""
     try:
         yield
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {_harmless(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)  # as the shell counts SIGINT
+    except BrokenPipeError:  # whoever read our output has read enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        sys.exit(141)  # as the shell counts SIGPIPE
     except (OSError, SafetensorError) as error:  # safetensors has its own way of saying what the system said
         if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
             said = "the disk is full; files written before are whole. Make room and run again with --resume"

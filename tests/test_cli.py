@@ -374,6 +374,16 @@ def test_control_c_is_130_without_a_word(capsys):
     assert ended.value.code == 130 and capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("words", [1, 100_000])
+def test_a_reader_who_has_gone_ends_a_program_without_a_word(words):
+    program = f"from distilbert.cli import user_errors\nwith user_errors(): print('word\\n' * {words})"
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
 @pytest.mark.parametrize(
     "error",
     [
