@@ -37,7 +37,7 @@ from data.batches import epoch_batches, tokenise
 from data.mlm import corpus_parts, mask_tokens, masked_batch, packed, windows
 from data.sources import load, prepare
 from distilbert.metrics import masked_lm_metrics
-from distilbert.model import IGNORED, DistilBertForMaskedLM
+from distilbert.model import IGNORED, DistilBertForMaskedLM, labelled_rows
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
 from distilbert.precision import Precision
 from distilbert.predict import masked_lm_totals
@@ -78,7 +78,8 @@ def train(run: Run) -> None:
         return mask_tokens(sequences[name][index], (*seed, index), *vocabulary, args.mlm_probability, continues)
 
     def make_batch(indices: np.ndarray) -> dict[str, torch.Tensor]:
-        return masked_batch([mask("train", i, args.seed, progress.epoch) for i in indices], tokenizer.pad_id)
+        batch = masked_batch([mask("train", i, args.seed, progress.epoch) for i in indices], tokenizer.pad_id)
+        return batch | labelled_rows(batch["labels"])  # once on a GPU, the labels would have to be waited for
 
     def evaluate(name: str) -> dict:  # the same masks at every call and for every seed, so that losses compare
         with precision.autocast():

@@ -5,7 +5,7 @@
 It runs the shipped commands one after the other: train_mlm.py for "adapted", and again on what came of it for "longer"; then
 for each number of labels, seed and arm train_cls.py (validation on as many reviews as it trains on, and 500 at least) and
 evaluate.py (2,000 test reviews). What is finished is not run again, what was interrupted is resumed: start it again at any
-time, and with other flags give other --runs. After each run results/adaptation/ holds the figures so far: runs.json, curves.svg.
+time, and with other flags give other --runs. After each run results/adaptation/ holds the figures so far.
 """
 
 import argparse

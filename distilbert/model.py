@@ -214,28 +214,26 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
         """Logits of every position: (B, T), (B, T) -> (B, T, V)."""
         return self.head(self.encoder(input_ids, attention_mask), self.encoder.embeddings.words.weight)  # (B, T, V)
 
-    def labelled_logits(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (M, V) of the M positions whose label is not -100, and their labels (M,).
+    def labelled_logits(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, rows=None, chosen=None):
+        """Logits (M, V) of the positions with a label, 15 in 100, and their labels (M,): no others meet the decoder's V·D."""
+        if rows is None:  # training has asked before the batch went to a GPU, which would have to be waited for
+            rows, chosen = labelled_rows(labels).values()  # (B, R), (M,)
+        hidden = self.encoder(input_ids, attention_mask, rows).flatten(0, 1)[chosen]  # (M, D)
+        targets = labels.gather(1, rows).flatten()[chosen]  # (M,)
+        return self.head(hidden, self.encoder.embeddings.words.weight), targets  # (M, V), (M,)
 
-        Only a masked position has a label, 15 in 100, so only these rows meet the V·D products of the decoder.
-        """
-        rows, targets = labelled_rows(labels)  # (B, R)
-        hidden = self.encoder(input_ids, attention_mask, rows)  # (B, R, D)
-        labelled = targets != IGNORED
-        return self.head(hidden[labelled], self.encoder.embeddings.words.weight), targets[labelled]  # (M, V), (M,)
-
-    def loss(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> Tensor:
+    def loss(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, rows=None, chosen=None) -> Tensor:
         """Mean cross-entropy, in nats, over the labels (B, T) that are not -100; zero, not NaN, where there are none."""
-        logits, targets = self.labelled_logits(input_ids, attention_mask, labels)  # (M, V), (M,)
+        logits, targets = self.labelled_logits(input_ids, attention_mask, labels, rows, chosen)  # (M, V), (M,)
         return F.cross_entropy(at_least_fp32(logits), targets, reduction="sum") / max(len(targets), 1)
 
 
-def labelled_rows(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the labels are: positions (B, R) and labels there, R the most that a sequence has; -100 where one has fewer."""
+def labelled_rows(labels: Tensor) -> dict[str, Tensor]:
+    """Where labels are: `rows` (B, R), R the most that a sequence has, and `chosen` (M,): which of these B·R do have one."""
     labelled = labels != IGNORED
     R = max(int(labelled.sum(dim=1).max()), 1)
     rows = labelled.int().argsort(dim=1, descending=True, stable=True)[:, :R]  # (B, R)
-    return rows, labels.gather(1, rows)
+    return {"rows": rows, "chosen": labelled.gather(1, rows).flatten().nonzero()[:, 0]}
 
 
 class ClassifierHead(nn.Module):

@@ -239,8 +239,8 @@ class Run:
 
     def log_training(self, total_steps: int, learning_rate: float) -> None:
         """A line for the steps since the last one."""
-        p, rate = self.progress, self.progress.tokens / max(self.progress.window_seconds, 1e-9)
         self._add_up()
+        p, rate = self.progress, self.progress.tokens / max(self.progress.window_seconds, 1e-9)
         loss = p.loss / p.labels if p.labels else math.nan  # every step was skipped
         values = {"step": p.step, "epoch": p.epoch, "loss": loss, "learning_rate": learning_rate, "grad_norm": float(self.norm)}
         self._append(values | {"tokens": p.tokens, "seconds": round(p.window_seconds, 3)})
@@ -251,7 +251,10 @@ class Run:
         """Fetches the losses since the last time. Raises `UserError` when one is no number: nothing after it can be trusted."""
         if not self.window:
             return
-        losses, norms = (torch.stack([step[i] for step in self.window]).tolist() for i in (1, 2))  # one wait for the device
+        p, started = self.progress, time.perf_counter()
+        losses, norms = (torch.stack([step[i] for step in self.window]).tolist() for i in (1, 2))
+        waited = time.perf_counter() - started  # a GPU works on its own until here: its time is training, too
+        p.seconds, p.window_seconds = p.seconds + waited, p.window_seconds + waited
         for (step, _, _, labels, texts), loss, norm in zip(self.window, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise UserError(
@@ -259,7 +262,7 @@ class Run:
                     f"{', '.join(map(str, texts[:16]))}{' …' if len(texts) > 16 else ''}; the checkpoints before it are kept. "
                     "Try again with a smaller --learning_rate, or --precision fp32"
                 )
-            self.progress.loss += loss * labels
+            p.loss += loss * labels
         self.window.clear()
 
     def log_evaluation(self, metrics: dict, score: float) -> bool:

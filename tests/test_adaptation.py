@@ -41,7 +41,7 @@ def test_the_table_counts_judgements_and_pairs_seeds():
     records = [record("plain", 500, seed, right) for seed, right in ((0, 1600), (1, 1700), (2, 1))]
     records += [record("adapted", 500, seed, right) for seed, right in ((0, 1660), (1, 1720))]
     plain, adapted = adaptation.table(records).splitlines()[2:]
-    # 3301 of 6000 without; 3380 of 4000 right with it; gains .03 and .01, mean .02, standard error .01; 80 of 700 mistakes avoided
+    # 3301 of 6000 without; 3380 of 4000 with it; gains .03 and .01, mean .02, standard error .01; 80 of 700 mistakes avoided
     assert plain == "| 500 | plain | 3 | 0.5502 (0.5376 to 0.5627) | | |"
     assert adapted == "| 500 | adapted | 2 | 0.8450 (0.8335 to 0.8559) | +0.0200 ± 0.0100 | 11.4% |"
 
@@ -60,7 +60,7 @@ def test_the_picture_is_drawn_from_all_arms(tmp_path):
 def test_the_whole_experiment_runs_and_a_second_start_has_nothing_to_do(tmp_path, capfd):
     data = write_tar(tmp_path / "imdb.tar.gz", imdb_members(per_class=20, unlabelled=30))
     flags = ["--data", str(data), "--model", "scratch-tiny", "--labels", "8", "--seeds", "0", "--test_size", "10"]
-    flags += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--adapt", "--max_length", "32", "--max_steps", "3"]
+    flags += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--adapt", "--max_steps", "3"]
     adaptation.main(flags)
     figures = json.loads((tmp_path / "out" / "runs.json").read_text())
     assert [(run["arm"], run["n"]) for run in figures["runs"]] == [(arm, 10) for arm in adaptation.ARMS]

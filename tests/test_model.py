@@ -13,6 +13,7 @@ from distilbert import model as ours
 from distilbert.checkpoint import name_map, to_theirs
 from distilbert.errors import UserError
 from distilbert.fast import APART
+from distilbert.optim import AdamW, clip_grad_norm_
 
 HEADS = [(ARCHITECTURES[0], "linear"), (ARCHITECTURES[1], "linear"), (ARCHITECTURES[2], "linear")]
 HEADS += [(ARCHITECTURES[2], "pre_classifier")]
@@ -375,12 +376,26 @@ def test_a_batch_without_a_label_has_loss_zero_and_zero_gradients(training):
         assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-def test_labelled_rows_puts_labelled_positions_first_and_fills_up_with_ignored_ones():
+def test_labelled_rows_puts_labelled_positions_first_and_chooses_none_of_those_that_fill_up():
     labels = torch.tensor([[-100, 7, -100, 9], [-100, -100, 3, -100], [-100, -100, -100, -100]])
-    rows, targets = ours.labelled_rows(labels)
-    assert targets.tolist() == [[7, 9], [3, -100], [-100, -100]]
-    assert rows[0].tolist() == [1, 3] and rows[1, 0] == 2
-    assert torch.equal(labels.gather(1, rows), targets)
+    rows, chosen = ours.labelled_rows(labels).values()
+    assert rows.shape == (3, 2) and rows[0].tolist() == [1, 3] and rows[1, 0] == 2
+    assert chosen.tolist() == [0, 1, 2]
+    assert labels.gather(1, rows).flatten()[chosen].tolist() == [7, 9, 3]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
+def test_a_training_step_never_waits_for_the_device(architecture):
+    """On torch's meta device tensors have no values, so that whatever would fetch one from a GPU raises an error here."""
+    model = our_model(architecture, dropout=0.1, attention_dropout=0.1).train().to("meta")
+    batch = dict(zip(("input_ids", "attention_mask"), ragged_batch(), strict=True))
+    if architecture == "DistilBertForMaskedLM":
+        batch |= {"labels": mlm_labels()} | ours.labelled_rows(mlm_labels())
+    else:
+        batch["labels"] = torch.tensor([0, 1, 1, 0])
+    model.loss(**{name: tensor.to("meta") for name, tensor in batch.items()}).backward()
+    clip_grad_norm_(model.parameters(), 1.0)
+    AdamW(model.parameters()).step()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES[1:])

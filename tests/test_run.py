@@ -224,7 +224,17 @@ def test_a_line_of_the_log_is_the_mean_over_the_examples_since_the_last(tmp_path
     assert second == {
         "step": 4, "epoch": 1, "loss": 5.0, "learning_rate": 0.0625, "grad_norm": None, "tokens": 16, "seconds": 5.0
     }  # fmt: skip
-    assert (run.progress.steps_in_epoch, run.progress.seconds) == (2, 5.75)
+    assert (run.progress.steps_in_epoch, run.progress.seconds) == (2, pytest.approx(5.75, abs=0.1))
+
+
+def test_what_the_log_waits_for_the_device_is_time_of_training(tmp_path, monkeypatch):
+    with Run(arguments(tmp_path)) as run:
+        opened(run)
+        step(run, loss=2.0, examples=3, tokens=30, seconds=0.5)
+        clock = iter((10.0, 12.5))  # before and after the losses are fetched
+        monkeypatch.setattr("distilbert.run.time.perf_counter", lambda: next(clock))
+        run.log_training(9, 0.125)
+    assert (log(tmp_path)[0]["seconds"], run.progress.seconds) == (3.0, 3.0)
 
 
 @pytest.mark.parametrize("wrong", [{"loss": math.nan}, {"loss": math.inf}, {"norm": math.nan}, {"norm": math.inf}], ids=str)
