@@ -82,6 +82,7 @@ MUTATIONS = [
         "function(*piece, seed)",
         "fast::gradients_with_dropout_are_those_of_the_whole_batch",
     ),
+    Mutation("wait-for-the-gpu", MODEL, "if rows is None:", "if True:", "model::a_training_step_never_waits_for_the_device"),
     Mutation("tanh-gelu", MODEL, "F.gelu(self.expand(x))", 'F.gelu(self.expand(x), approximate="tanh")', BLOCKS),
     Mutation("positions-from-one", MODEL, "self.positions.weight[:T]", "self.positions.weight[1 : T + 1]", BLOCKS),
     Mutation("forget-the-mask", MODEL, "if attention_mask is not None:", "if False:", "model::padding_changes_nothing"),
