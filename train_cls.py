@@ -150,7 +150,7 @@ def train(run: Run) -> None:
     # the best epoch again, on texts that nothing was chosen by
     load_weights(model, best)
     logits, metrics = evaluate("test")
-    run.exit_if_stopped()
+    run.exit_if_stopped(ended=True)
     run.finish(model, tokenizer, best, parts, dropped, metrics, precision.peak_memory())
     run.say(
         f"\n{verdicts(logits, parts['test'], metrics)}\nbest validation: step {progress.best['step']}\n\n"

@@ -156,7 +156,7 @@ def train(run: Run) -> None:
     # the best epoch again, on texts that nothing was chosen by
     load_weights(model, best)
     metrics = evaluate("test")
-    run.exit_if_stopped()
+    run.exit_if_stopped(ended=True)
     run.finish(model, tokenizer, best, parts, dropped, metrics, precision.peak_memory())
     run.say(
         f"\ntest perplexity {metrics['perplexity']:.2f}, {metrics['masked_accuracy']:.1%} of {metrics['n']} masked tokens "

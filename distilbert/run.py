@@ -69,7 +69,7 @@ class Run:
         self.directory = Path(arguments.output_dir)
         self.checkpoints = self.directory / "checkpoint"
         self.progress, self.scaler_state, self.window = Progress(), {}, []
-        self.signal, self.bar, self.workers = 0, None, Workers()
+        self.signal, self.stop, self.bar, self.workers = 0, 0, None, Workers()  # stop: a signal that all workers know of
         self.saved_at, self.saved_step = time.monotonic(), -1
 
     def __enter__(self) -> "Run":
@@ -235,7 +235,6 @@ class Run:
             self.window.append((p.step, torch.as_tensor(loss), norm, labels, texts))
         if ended:
             p.epoch, p.steps_in_epoch = p.epoch + 1, 0
-        self.signal = self.workers.largest(self.signal)  # all stop at the same step
 
     def log_training(self, total_steps: int, learning_rate: float) -> None:
         """A line for the steps since the last one."""
@@ -313,7 +312,8 @@ class Run:
     def checkpoint_is_due(self, epoch_ended: bool) -> bool:
         every, minutes = self.arguments.save_steps, (time.monotonic() - self.saved_at) / 60
         by_steps = every is not None and self.progress.step % every == 0
-        return bool(epoch_ended or by_steps or self.signal or minutes >= self.arguments.save_minutes)
+        self.stop = self.workers.largest(self.signal)
+        return bool(epoch_ended or by_steps or self.stop or minutes >= self.arguments.save_minutes)
 
     def save(self, model: nn.Module, optimizer: AdamW, scaler, best: dict[str, Tensor]) -> None:
         """Writes checkpoint/step-N/."""
@@ -325,11 +325,13 @@ class Run:
         write_checkpoint(self.checkpoints, self.progress.step, gather(model, optimizer, best), state)
         self.saved_step = self.progress.step
 
-    def exit_if_stopped(self) -> None:
-        """After SIGINT or SIGTERM, once this step is saved: says how to go on and exits with 130 or 143."""
-        if self.signal and (self.workers.rank or self.saved_step == self.progress.step):
+    def exit_if_stopped(self, ended: bool = False) -> None:
+        """After SIGINT or SIGTERM, once this step is saved: says how to go on, exits with 130 or 143, all workers at once."""
+        if ended:  # no step asks any more
+            self.stop = self.workers.largest(self.signal)
+        if self.stop:
             self.say(f"saved at step {self.progress.step}. To go on, run the same command with --resume")
-            raise SystemExit(128 + self.signal)
+            raise SystemExit(128 + self.stop)
 
     # ---- end
 

@@ -90,16 +90,24 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, script):
     assert_same_run(tmp_path / "of-1", tmp_path / "of-2")
 
 
+def workers_of(process: subprocess.Popen) -> list[int]:
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if f" {process.pid} " in path.read_text()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["train_cls.py", "train_mlm.py"])
-def test_two_processes_stop_at_one_step_and_resume(tmp_path, script):
+@pytest.mark.parametrize("signalled", ["both", "one"])
+def test_two_processes_stop_at_one_step_and_resume(tmp_path, script, signalled):
     corpus = write_toy_corpus(tmp_path / "toy.jsonl", 400)
     flags = ["--data", str(corpus), *FLAGS, "--num_train_epochs", "4", "--max_steps", "60", "--learning_rate", "5e-4"]
     run(2, script, *flags, "--output_dir", str(tmp_path / "whole"))
     process = launch(2, script, *flags, "--output_dir", str(tmp_path / "cut"))
     while not (tmp_path / "cut" / "log.jsonl").exists() or len(log(tmp_path / "cut")) < 10:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)  # torchrun hands it to its processes
+    if signalled == "one":
+        os.kill(max(workers_of(process)), signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGTERM)  # torchrun hands it to its processes
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0 and "with --resume" in output  # torchrun itself ends with a traceback of its own
     done = sum("tokens" in line for line in log(tmp_path / "cut"))
@@ -116,8 +124,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
     )
     while not (tmp_path / "x" / "log.jsonl").exists():
         time.sleep(0.05)
-    children = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if f" {process.pid} " in path.read_text()]
-    victim = max(children)
-    os.kill(victim, signal.SIGKILL)
+    children = workers_of(process)
+    os.kill(max(children), signal.SIGKILL)
     process.communicate(timeout=90)
     assert process.returncode != 0 and not any(Path(f"/proc/{child}").exists() for child in children)

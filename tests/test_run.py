@@ -298,6 +298,19 @@ def test_a_checkpoint_is_due_at_epochs_ends_by_steps_by_minutes_and_on_a_signal(
     assert run.checkpoint_is_due(epoch_ended=False)
 
 
+def test_a_signal_counts_once_every_worker_knows_of_it(tmp_path, monkeypatch):
+    run = Run(arguments(tmp_path))
+    run.signal = signal.SIGTERM  # it came after this step's checkpoint: the others go on, and so does this one
+    run.exit_if_stopped()
+    assert run.checkpoint_is_due(epoch_ended=False)
+    with pytest.raises(SystemExit, match="143"):
+        run.exit_if_stopped()
+    other = Run(arguments(tmp_path / "other"))
+    monkeypatch.setattr(other.workers, "largest", lambda mine: max(mine, signal.SIGINT))  # another worker has been signalled
+    with pytest.raises(SystemExit, match="130"):
+        other.exit_if_stopped(ended=True)
+
+
 def test_a_checkpoint_of_another_version_is_refused_in_words(tmp_path):
     with Run(arguments(tmp_path)) as run:
         opened(run)
