@@ -23,6 +23,13 @@ class Workers:
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # from here on "cuda" means this one
             torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
+    def wait(self) -> None:
+        """Until all are here, and before a process ends: right after a sum a thread of gloo's still holds the tensor, and to let
+        go of it while Python is being taken down aborts the process. A barrier has no tensor.
+        """
+        if self.size > 1:
+            torch.distributed.barrier()
+
     def leave(self) -> None:
         if self.size > 1:
             torch.distributed.destroy_process_group()

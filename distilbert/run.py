@@ -91,7 +91,9 @@ class Run:
             self.lock.close()
             raise UserError(f"--output_dir {self.directory}: another process is training there") from None
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error_class, *_) -> None:
+        if error_class is None:
+            self.workers.wait()  # until the last file is written: a worker that ended badly would end the one that writes
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         if self.bar is not None:
