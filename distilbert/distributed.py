@@ -24,7 +24,7 @@ class Workers:
             torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
     def wait(self) -> None:
-        """Until all are here, and before a process ends: right after a sum a thread of gloo's still holds the tensor, and to let
+        """Until all are here. Before a process ends: right after a sum a thread of gloo's still holds the tensor, and to let
         go of it while Python is being taken down aborts the process. A barrier has no tensor.
         """
         if self.size > 1:
