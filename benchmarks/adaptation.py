@@ -135,10 +135,11 @@ def draw(records: list[dict], output: Path) -> None:
 
 def about(run: Path) -> dict:
     """An adaptation: what it was told, what it reached, and the validation by step."""
-    lines = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     curve = [[line["step"], line["eval_loss"], line["eval_masked_accuracy"]] for line in lines if "eval_loss" in line]
     done = read_json(run / "run.json")
-    return {key: done[key] for key in ("arguments", "machine", "data", "metrics", "seconds")} | {"validation": curve}
+    figures = {key: done[key] for key in ("arguments", "machine", "data", "metrics", "seconds", "peak_memory_bytes")}
+    return figures | {"tokens": sum(line.get("tokens", 0) for line in lines), "validation": curve}
 
 
 def collect(given: argparse.Namespace) -> list[dict]:
