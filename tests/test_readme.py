@@ -104,6 +104,29 @@ def test_adapted_encoders_learn_as_much_faster_as_it_says(arm):
     assert [int(number) for number in re.search(said, TEXT).groups()] == [lower, reached, sooner] and len(pairs) == 9
 
 
+def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
+    record = json.loads((ROOT / "results" / "imdb-adapted-seed0.json").read_text())
+    minutes, accuracy = re.search(r"epoch of (\d+) minutes on the \*longer\* .* judges (\.\d+) of the official", TEXT).groups()
+    assert round(record["seconds"] / 60) == int(minutes) and record["arguments"]["num_train_epochs"] == 1
+    assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{accuracy}" and record["metrics"]["test"]["n"] == 25_000
+
+
+def test_what_it_says_of_its_speed_is_in_the_record_of_the_comparison():
+    record = json.loads((ROOT / "benchmarks" / "compare.json").read_text())
+    classification, mlm, inference = record["results"]
+    said = (
+        r"classifier trains ([\d.]+) times .* classifier reaches (\d+)% .* LM (\d+)%, judging (\d+)%. .* takes ([\d.]+) times"
+    )
+    fp32, *shares, optimizer = re.search(said, TEXT, re.DOTALL).groups()
+    rates = {name: one["tokens_per_second"] for name, one in classification["contestants"].items()}
+    assert f"{rates['ours fp32'] / rates['trainer default']:.1f}" == fp32
+    found = [f"{100 * result['limit']['share']:.0f}" for result in (classification, mlm, inference)]
+    assert found == shares
+    assert f"{record['optimizer']['ratio']:.1f}" == optimizer
+    flags = " ".join(f"--{name} {record[name]}" for name in ("steps", "rounds"))
+    assert f"compare.py --data aclImdb_v1.tar.gz --sizes base {flags}`" in TEXT
+
+
 def test_minilm_has_as_many_parameters_as_it_says():
     config = DistilBertConfig(dim=384, hidden_dim=1_536)
     count = sum(p.numel() for p in DistilBertModel(config).parameters())
