@@ -109,6 +109,11 @@ def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
     minutes, accuracy = re.search(r"epoch of (\d+) minutes on the \*longer\* .* judges (\.\d+) of the official", TEXT).groups()
     assert round(record["seconds"] / 60) == int(minutes) and record["arguments"]["num_train_epochs"] == 1
     assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{accuracy}" and record["metrics"]["test"]["n"] == 25_000
+    *errors, transfer = re.search(
+        r"error from (\.\d+) to (\.\d+); of SST-2.* it judges (\.\d+) right", TEXT, re.DOTALL
+    ).groups()
+    assert [f"{record['calibration']['ece'][when]:.3f}" for when in ("before", "after")] == [f"0{error}" for error in errors]
+    assert f"{record['sst2_dev']['accuracy']:.3f}" == f"0{transfer}"
 
 
 def test_what_it_says_of_its_speed_is_in_the_record_of_the_comparison():
