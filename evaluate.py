@@ -110,12 +110,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.calibrate:
         written["calibration.json"] = calibration = calibrate(*judge("validation"), logits, part)
         bins["calibrated"] = reliability(softmax(logits / calibration["temperature"]), part.labels)
+    if args.errors:
+        kinds, mistakes = accuracy_by_kind(logits, part), confident_mistakes(logits, part, args.errors)
+        print_errors(kinds, mistakes, part)
+        written[f"{stem}.json"] |= {"kinds": kinds, "confident_mistakes": mistakes}
     if Path(args.model).is_dir():  # beside the run, not in a download cache
         for file, content in written.items():
             write_json(directory / file, content)
         draw_judgements(metrics["confusion_matrix"], bins, directory / f"{stem}.svg")
-    if args.errors:
-        list_errors(logits, part, args.errors)
 
 
 def run_arguments(directory: Path) -> dict:
@@ -154,26 +156,41 @@ def calibrate(held_logits: np.ndarray, held: Part, logits: np.ndarray, part: Par
     return {"temperature": temperature, "fitted_on": len(held), "n": len(part)} | figures
 
 
-def list_errors(logits: np.ndarray, part: Part, count: int) -> None:
-    """Accuracy by length, by negation and by star rating where names tell it; then the most confident mistakes."""
-    right, confidence = logits.argmax(axis=1) == part.labels, softmax(logits).max(axis=1)
+def accuracy_by_kind(logits: np.ndarray, part: Part) -> dict[str, dict]:
+    """Accuracy by length, by negation, and by star rating where names tell it: kind → n, accuracy and its 95% interval."""
+    right = logits.argmax(axis=1) == part.labels
     words = np.array([len(text.split()) for text in part.texts])
     quartiles = np.searchsorted(np.quantile(words, [0.25, 0.5, 0.75]), words)
-    groups = {f"words, quarter {i + 1} ({words[quartiles == i].min()}-{words[quartiles == i].max()})": quartiles == i
-              for i in range(4) if (quartiles == i).any()}  # fmt: skip
+    kinds = {f"words, quarter {i + 1} ({words[quartiles == i].min()}-{words[quartiles == i].max()})": quartiles == i
+             for i in range(4) if (quartiles == i).any()}  # fmt: skip
     negated = np.array([len(NEGATION.findall(text)) for text in part.texts]) >= 3
-    groups |= {"three negations or more": negated, "fewer": ~negated}
+    kinds |= {"three negations or more": negated, "fewer": ~negated}
     stars = np.array([int(match[1]) if (match := re.search(r"_(\d+)\.txt$", name)) else 0 for name in part.names])
-    groups |= {f"{rating} stars of 10": stars == rating for rating in np.unique(stars[stars > 0])}
-    for name, members in groups.items():
-        if members.any():
-            low, high = wilson_interval(int(right[members].sum()), int(members.sum()))
-            print(f"  {name:28} accuracy {right[members].mean():.4f} ({low:.4f} to {high:.4f}), n {members.sum()}")
+    kinds |= {f"{rating} stars of 10": stars == rating for rating in np.unique(stars[stars > 0])}
+    counts = {kind: (int(right[members].sum()), int(members.sum())) for kind, members in kinds.items() if members.any()}
+    return {
+        kind: {"n": n, "accuracy": correct / n, "accuracy_interval": wilson_interval(correct, n)}
+        for kind, (correct, n) in counts.items()
+    }
+
+
+def confident_mistakes(logits: np.ndarray, part: Part, count: int) -> list[dict]:
+    """The mistakes of the highest confidence, by their index in the part and their name: no text."""
+    wrong, confidence = np.flatnonzero(logits.argmax(axis=1) != part.labels), softmax(logits).max(axis=1)
+    return [
+        {"index": int(i), "name": part.names[i], "said": int(logits[i].argmax()), "confidence": float(confidence[i])}
+        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
+    ]
+
+
+def print_errors(kinds: dict[str, dict], mistakes: list[dict], part: Part) -> None:
+    for kind, figures in kinds.items():
+        low, high = figures["accuracy_interval"]
+        print(f"  {kind:28} accuracy {figures['accuracy']:.4f} ({low:.4f} to {high:.4f}), n {figures['n']}")
     print("the most confident mistakes:")
-    wrong = np.flatnonzero(~right)
-    for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:count]:
-        said = "Positive" if logits[i].argmax() else "Negative"
-        print(f"  {part.names[i]}: said {said} {confidence[i]:.3f}: {' '.join(part.texts[i].split())[:90]}")
+    for mistake in mistakes:
+        said, text = ("Negative", "Positive")[mistake["said"]], " ".join(part.texts[mistake["index"]].split())
+        print(f"  {mistake['name']}: said {said} {mistake['confidence']:.3f}: {text[:90]}")
 
 
 if __name__ == "__main__":

@@ -215,6 +215,13 @@ def test_errors_are_the_most_confident_mistakes_by_name(run, other, judged, caps
     for number, verdict, _, text in listed:
         row = rows[int(number) - 1]
         assert verdict == ("Negative", "Positive")[1 - row["label"]] and row["text"].startswith(text)
+    written = (run / "eval-other.json").read_text()
+    kept = json.loads(written)["confident_mistakes"]
+    assert [(mistake["name"], mistake["index"]) for mistake in kept] == [(f"line {i}", int(i) - 1) for i, *_ in listed]
+    assert [(mistake["said"], f"{mistake['confidence']:.3f}") for mistake in kept] == [
+        (("Negative", "Positive").index(verdict), confidence) for _, verdict, confidence, _ in listed
+    ]
+    assert not any(row["text"] in written for row in rows)
 
 
 def test_errors_come_with_the_accuracy_of_each_kind_of_text(run, tmp_path, capsys):
@@ -228,6 +235,13 @@ def test_errors_come_with_the_accuracy_of_each_kind_of_text(run, tmp_path, capsy
     assert re.search(r"three negations or more .* n 12$", said, re.MULTILINE) and re.search(
         r"fewer .* n 4$", said, re.MULTILINE
     )
+    written = json.loads((run / "eval-kinds.json").read_text())
+    kinds = written["kinds"]
+    assert [figures["n"] for figures in kinds.values()] == [*sizes, 12, 4]
+    quarters, negation = list(kinds.values())[:4], list(kinds.values())[4:]
+    for together in (quarters, negation):  # each text stands in one kind of either sort
+        right = sum(figures["accuracy"] * figures["n"] for figures in together)
+        assert right / 16 == pytest.approx(written["accuracy"])
 
 
 def test_errors_of_imdb_are_told_apart_by_stars(run, tmp_path, capsys):
