@@ -1,0 +1,82 @@
+"""benchmarks/ablations.py and tfidf.py: runs that differ in what their names say, and a floor chosen on validation."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import imdb_members, write_tar
+
+import train_cls
+from data.sources import Part
+from distilbert.cli import parse
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import ablations
+import tfidf
+
+
+@pytest.mark.parametrize("name", [name for name in ablations.CHANGES if name != "base"])
+def test_an_ablation_differs_from_the_base_in_one_argument_and_its_directory(name):
+    given = Namespace(model="minilm", data="imdb", runs=Path("runs"), flags=[])
+    base, changed = (vars(parse(train_cls.Arguments, ablations.command(given, run)[1:])) for run in ("base", name))
+    assert len({key for key in base if base[key] != changed[key]} - {"output_dir"}) == 1
+
+
+def test_the_table_sets_each_change_beside_the_base():
+    runs = {"base": (1800, 600.0), "tail": (1825, 606.0)}
+    figures = {name: {"right": right, "n": 2000, "loss": 0.25, "seconds": s} for name, (right, s) in runs.items()}
+    base, tail = ablations.table({"runs": figures}).splitlines()[2:]
+    assert base == "| base | 0.9000 (0.8861 to 0.9124) |  | 0.2500 | 10.0 |"
+    assert tail == "| `--truncation tail` | 0.9125 (0.8993 to 0.9241) | +0.0125 | 0.2500 | 10.1 |"
+
+
+@pytest.mark.slow
+def test_ablations_run_and_a_second_start_has_nothing_to_do(tmp_path, capfd):
+    data = write_tar(tmp_path / "imdb.tar.gz", imdb_members(per_class=20))
+    flags = [
+        "--data",
+        str(data),
+        "--model",
+        "scratch-tiny",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    flags += ["--only", "base", "tail", "--flags", "--train_size", "16", "--eval_size", "4", "--max_steps", "2"]
+    ablations.main(flags)
+    figures = json.loads((tmp_path / "out" / "runs.json").read_text())
+    assert list(figures["runs"]) == ["base", "tail"] and figures["runs"]["base"]["n"] == 4
+    assert capfd.readouterr().out.count("python train_cls.py") == 2
+    ablations.main(flags)
+    assert "python train_cls.py" not in capfd.readouterr().out
+
+
+def words(seed: int, count: int) -> Part:
+    chance = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    texts = [" ".join([*chance.choice(["film", "plot", "scene", "actor"], 4), ("dull", "lovely")[y]]) for y in labels]
+    return Part(texts, labels, [str(i) for i in range(count)])
+
+
+def test_the_floor_learns_words_and_takes_its_strength_from_validation():
+    parts = {"train": words(0, 60), "validation": words(1, 20), "test": words(2, 20)}
+    metrics, strength, features = tfidf.fit(parts)
+    assert metrics["accuracy"] == metrics["roc_auc"] == 1.0 and strength == tfidf.STRENGTHS[0]
+    assert features >= 6  # six words, and pairs of them
+    parts["test"].labels[:5] = 1 - parts["test"].labels[:5]
+    assert tfidf.fit(parts)[0]["accuracy"] == 0.75
+
+
+def test_the_floors_logits_are_the_regressions_own_probabilities():
+    from sklearn.linear_model import LogisticRegression
+
+    features = np.random.default_rng(0).normal(size=(40, 3))
+    model = LogisticRegression().fit(features, np.arange(40) % 2)
+    logits = tfidf.logits_of(model, features)
+    odds = np.exp(logits)
+    assert np.allclose(odds / odds.sum(axis=1, keepdims=True), model.predict_proba(features))

@@ -1,0 +1,60 @@
+"""results/table.py: a finished run's record is taken in without weights or text, and fills the published systems' column."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import evaluate
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "results"))
+
+import table
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A results folder and a README of this test's own."""
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(table, "HERE", tmp_path / "results")
+    monkeypatch.setattr(table, "README", tmp_path / "README.md")
+    monkeypatch.setattr(table, "TABLES", (table.published,))
+    table.README.write_text("before\n<!-- table: published -->\n<!-- end -->\nafter\n")
+    return tmp_path / "results"
+
+
+def test_a_run_is_taken_in_with_what_was_measured_later_and_without_text(finished, corpus, tmp_path, here, capsys):
+    run = tmp_path / "films"
+    run.symlink_to(finished.directory)
+    flags = ["--model", str(run), "--data", str(corpus), "--eval_size", "10"]
+    evaluate.main([*flags, "--errors", "5"])
+    evaluate.main([*flags, "--part", "validation"])
+    table.main([str(run)])
+    record = json.loads((here / f"{finished.directory.name}.json").read_text())
+    own = json.loads((finished.directory / "run.json").read_text())
+    assert {key: record[key] for key in own} == own
+    assert set(record["evaluations"]) >= {"toy", "toy-validation"} and "kinds" in record["evaluations"]["toy"]
+    assert "film" not in json.dumps(record["evaluations"]) and str(tmp_path) not in json.dumps(record)
+
+
+def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_there(here):
+    table.main([])
+    rows = table.README.read_text().splitlines()
+    assert (rows[0], rows[-1]) == ("before", "after")
+    assert all(row.split("|")[-2] == " " for row in rows if "`imdb-384`" in row or "`dapt-imdb`" in row)
+    test = {"n": 25000, "accuracy": 0.91236, "f1": 0.9124, "roc_auc": 0.975, "loss": 0.25}
+    record = {"metrics": {"test": test}, "evaluations": {"sst2": {"accuracy": 0.8888}}}
+    (here / "imdb-384.json").write_text(json.dumps(record))
+    table.main([])
+    cells = {
+        row.split("|")[2].strip(): row.split("|")[-2].strip() for row in table.README.read_text().splitlines() if "|" in row
+    }
+    figures = "25,000 test reviews: accuracy 0.9124, F1 0.9124, ROC-AUC 0.9750, loss 0.2500, SST-2 dev 0.8888"
+    assert (cells["`imdb-384`"], cells["`dapt-imdb`"]) == (figures, "")
+
+
+def test_a_run_that_is_not_finished_is_refused_in_words(here, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        table.main([str(tmp_path)])
+    assert "not a finished run" in capsys.readouterr().err and list(here.iterdir()) == []
