@@ -134,7 +134,7 @@ def filled(text: str) -> str:
     return text
 
 
-TABLES = (records, published, kinds_of_review, side_by_side, with_and_without_adaptation, without_changes)
+TABLES = (records, published, side_by_side, with_and_without_adaptation)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -34,6 +34,8 @@ SCRIPTS = {"train_cls.py": train_cls, "train_mlm.py": train_mlm, "evaluate.py": 
 def test_every_command_names_what_exists_and_its_flags_parse(command):
     if command[1] == "-m":
         assert (ROOT / (command[2].replace(".", "/") + ".py")).exists()
+    elif command[1] == "results/table.py":
+        assert all(run.startswith("runs/") for run in command[2:])
     else:
         script = SCRIPTS[command[1]]
         parse(script.Arguments, command[2:], getattr(script, "PRESETS", None))
