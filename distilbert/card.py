@@ -14,6 +14,13 @@ def model_card(record: dict, architecture: str) -> str:
     table = "\n".join(f"| {key} | {value:.4f} |" for key, value in figures.items())
     low, high = test.get("accuracy_interval", (None, None))
     interval = f"\nThe 95% interval of the accuracy is {low:.4f} to {high:.4f}.\n" if low is not None else ""
+    mistakes = ""
+    if "confusion_matrix" in test:
+        (_, false_positive), (false_negative, _) = test["confusion_matrix"]
+        mistakes = (
+            f"Of {test['n']} test texts it judged {false_positive + false_negative} wrong: {false_positive} negative ones as\n"
+            f"positive, {false_negative} positive ones as negative. Its confidence is off by {test['ece']:.4f} on average.\n"
+        )
     recipe = "\n".join(f"| {key} | {value} |" for key, value in arguments.items())
     sizes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data.items() if isinstance(value, int))
     return f"""---
@@ -51,12 +58,17 @@ Teaching, and {
     }. The files load with
 `transformers.AutoTokenizer` and its Auto model classes.
 
+## Out of scope
+
+Decisions about people. Texts of other kinds or languages, and moderation, unless it was measured there first. Judging
+what a text is about, or whether it is true: it was asked for neither.
+
 ## Limits
 
-It was trained here on `{arguments["data"]}` only; other topics, other languages, and texts longer than
+{mistakes}It was trained here on `{arguments["data"]}` only; other topics, other languages, and texts longer than
 {arguments["max_length"]} tokens (cut off) were not tested. Irony and quoted opinions mislead it. Its confidence is
 not a probability of being right unless it was calibrated. It reproduces biases of its training texts, names and
-origins of people among them. Not for decisions about people.
+origins of people among them.
 
 ## Training
 

@@ -532,10 +532,16 @@ def test_the_card_has_the_front_matter_of_the_hub_and_the_records_own_numbers(fi
     test = found["metrics"]["test"]
     assert stated == {name: pytest.approx(test[name], abs=5e-5) for name, value in test.items() if isinstance(value, float)}
     assert {"accuracy", "precision", "recall", "f1", "roc_auc", "loss"} <= stated.keys()
-    for heading in ("## Test results (16 texts", "## Intended use", "## Limits", "## Training"):
+    for heading in ("## Test results (16 texts", "## Intended use", "## Out of scope", "## Limits", "## Training"):
         assert heading in text
     low, high = test["accuracy_interval"]
     assert f"{low:.4f} to {high:.4f}" in text
+    (_, false_positive), (false_negative, _) = test["confusion_matrix"]
+    wrong = round((1 - test["accuracy"]) * 16)
+    mistakes = (
+        f"Of 16 test texts it judged {wrong} wrong: {false_positive} negative ones as\npositive, {false_negative} positive"
+    )
+    assert mistakes in text and f"off by {test['ece']:.4f} on average" in text
     for name, value in found["arguments"].items():
         assert f"| {name} | {value} |" in text
     assert "train 128, validation 16, test 16, dropped duplicates 0" in text
@@ -554,6 +560,7 @@ def test_the_card_of_a_masked_language_model_speaks_of_hidden_words(finished):
     text = model_card(found, "DistilBertForMaskedLM")
     assert front_matter(text)["pipeline_tag"] == "fill-mask" and "hidden words" in text
     assert "| perplexity | 8.5000 |" in text and "95%" not in text
+    assert "judged" not in text  # nothing was
 
 
 @pytest.mark.parametrize("name", ["try: two", "2026", "[draft]", "#1"])
