@@ -1,6 +1,7 @@
 """The lessons against the code: quoted lines stand in it, snippets print what is printed, exercises go from red to green."""
 
 import ast
+import codeop
 import contextlib
 import io
 import re
@@ -114,6 +115,17 @@ def snippets(name: str, slow: bool = False) -> list[tuple[str, str]]:
 @every_lesson
 def test_every_snippet_prints_what_the_lesson_shows(name):
     check_snippets(snippets(name))
+
+
+@every_lesson
+def test_every_snippet_can_be_pasted_into_a_prompt_that_reads_line_by_line(name):
+    for code, _ in snippets(name, slow=True):
+        pending: list[str] = []
+        for line in [*code.splitlines(), ""]:
+            pending.append(line)
+            if codeop.compile_command("\n".join(pending), symbol="single"):  # whole; a block is, once a line is blank
+                pending = []
+        assert not any(pending)
 
 
 @pytest.mark.slow

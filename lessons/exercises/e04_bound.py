@@ -5,15 +5,12 @@ from torch import Tensor, nn
 
 
 def bound(norm: nn.LayerNorm) -> float:
-    """A number that no |output| of this norm exceeds, from its weight and bias alone, and not larger than needed.
-
-    "Not larger than needed": √D·max|γ| + max|β| is good enough (a little less is possible).
-    """
+    """A number that no |output| of this norm exceeds, from its weight and bias alone: not above √D·max|γ| + max|β|."""
     raise NotImplementedError("your turn")
 
 
 def loudest_input(D: int) -> Tensor:
-    """A vector (D,) whose norm, with γ = 1 and β = 0, has an entry of at least √D - 1."""
+    """A vector (D,) which, once normalised with γ = 1 and β = 0, has an entry of at least √D - 1."""
     raise NotImplementedError("your turn")
 
 

@@ -7,7 +7,7 @@ def cosine_factor(step: int, total_steps: int, warmup_steps: int, floor: float =
     """What the peak rate is multiplied by in step 0, 1, …, total_steps.
 
     Up in a line from 0 (at step 0) to 1 (at step warmup_steps), then down to `floor` (at step total_steps) along half a
-    cosine: slowly at both ends.
+    cosine: slowly at both ends. Where all is warmup, the last step has 1.
     """
     raise NotImplementedError("your turn")
 
