@@ -131,11 +131,9 @@ def train(run: Run) -> None:
             # unscale → clip → step
             scaler.unscale_(optimizer)
             norm = clip_grad_norm_(model.parameters(), args.max_grad_norm)
-            scale = scaler.get_scale()
-            scaler.step(optimizer)
+            skipped = not scaler.step(optimizer)  # an overflow in fp16: nothing was learnt, so the schedule waits
             scaler.update()
             optimizer.zero_grad()
-            skipped = scaler.get_scale() < scale  # an overflow in fp16: nothing was learnt, so the schedule waits
             epoch_ended = first + accumulation >= len(batches)
             seconds = time.perf_counter() - started
             run.count(step_loss, norm, labels_in_step, tokens, seconds, skipped, epoch_ended, np.concatenate(chosen))

@@ -12,16 +12,26 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from .errors import UserError
+
 
 class Workers:
     """The processes of a run; `rank` 0 is the one that writes. One process alone needs no torchrun and never communicates."""
 
-    def __init__(self):
+    def __init__(self, device: str = "auto"):
+        """`device`: what --device says. Raises `UserError` when this machine has fewer GPUs than processes."""
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if self.size > 1:
-            if torch.cuda.is_available():
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # from here on "cuda" means this one
-            torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            gpus = torch.cuda.device_count() if device in ("auto", "cuda") and torch.cuda.is_available() else 0
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+            if gpus and here > gpus:
+                raise UserError(
+                    f"{here} processes on a machine whose GPUs number {gpus}: each needs one of its own; use torchrun "
+                    f"--nproc-per-node {gpus}, or --device cpu"
+                )
+            if gpus:
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)))  # from here on "cuda" means this one
+            torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
 
     def wait(self) -> None:
         """Until all are here. Before a process ends: right after a sum a thread of gloo's still holds the tensor, and to let
@@ -59,9 +69,11 @@ class Workers:
         parameters = list(model.parameters())
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # None: an empty share
         flat = torch.cat([gradient.flatten().float() for gradient in gradients])
+        if flat.device.type == "mps":
+            flat = flat.cpu()  # gloo adds up no tensors on a Mac's GPU
         torch.distributed.all_reduce(flat)
         for p, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            p.grad = piece.view_as(p).to(p.dtype)
+            p.grad = piece.view_as(p).to(p)  # p's device and dtype
         loss = torch.as_tensor(loss, dtype=torch.float32).to(flat.device)
         torch.distributed.all_reduce(loss)
         return loss

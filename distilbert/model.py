@@ -232,7 +232,7 @@ def labelled_rows(labels: Tensor) -> dict[str, Tensor]:
     """Where labels are: `rows` (B, R), R the most that a sequence has, and `chosen` (M,): which of these B·R do have one."""
     labelled = labels != IGNORED
     R = max(int(labelled.sum(dim=1).max()), 1)
-    rows = labelled.int().argsort(dim=1, descending=True, stable=True)[:, :R]  # (B, R)
+    rows = labelled.int().argsort(dim=1, descending=True, stable=True)[:, :R].contiguous()  # (B, R)
     return {"rows": rows, "chosen": labelled.gather(1, rows).flatten().nonzero()[:, 0]}
 
 

@@ -106,7 +106,8 @@ class AdamW(torch.optim.Optimizer):
                     self.state[p]["master"] = p.detach().clone()
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure=None) -> bool:
+        """Always True. A loss scaler passes it on, or returns None instead of calling: the overflows, without another look."""
         for group in self.param_groups:
             (beta1, beta2), lr = group["betas"], group["lr"]
             for p in group["params"]:
@@ -127,6 +128,7 @@ class AdamW(torch.optim.Optimizer):
                     w.addcdiv_(m, denominator, value=-lr * root / (1 - beta1**t))
                 if master is not p:
                     p.copy_(master)
+        return True
 
     def fresh_state(self, p: Tensor) -> None:
         state = self.state[p]

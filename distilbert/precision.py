@@ -55,9 +55,9 @@ class Precision:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def peak_memory(self) -> int:
-        """Bytes at the highest point so far: of the process on a CPU, of the allocator on a GPU."""
-        if self.device == "cuda":
-            return torch.cuda.max_memory_allocated()
+        """Bytes at the highest point so far: of the process on a CPU, of the allocator on a GPU (a Mac's: what it has now)."""
+        if self.device != "cpu":
+            return torch.cuda.max_memory_allocated() if self.device == "cuda" else torch.mps.driver_allocated_memory()
         import resource  # Unix only, and only here
         import sys
 

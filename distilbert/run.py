@@ -69,7 +69,8 @@ class Run:
         self.directory = Path(arguments.output_dir)
         self.checkpoints = self.directory / "checkpoint"
         self.progress, self.scaler_state, self.window = Progress(), {}, []
-        self.signal, self.stop, self.bar, self.workers = 0, 0, None, Workers()  # stop: a signal that all workers know of
+        self.signal, self.stop, self.bar = 0, 0, None  # stop: a signal that all workers know of
+        self.workers = Workers(arguments.device)
         self.saved_at, self.saved_step = time.monotonic(), -1
 
     def __enter__(self) -> "Run":

@@ -15,6 +15,7 @@ from conftest import TINY, write_toy_corpus
 from safetensors.torch import load_file
 
 from distilbert.distributed import Workers
+from distilbert.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [*TINY, "--dropout", "0", "--logging_steps", "1", "--device", "cpu", "--num_train_epochs", "2"]
@@ -67,6 +68,32 @@ def test_one_process_alone_communicates_nothing():
     assert workers.add_up(model, 0.5) == 0.5 and model.weight.grad is None
     assert workers.share(np.arange(4)).tolist() == [0, 1, 2, 3]
     workers.leave()
+
+
+@pytest.mark.parametrize(
+    ("device", "local", "expected"),
+    [
+        ("auto", "2", UserError),
+        ("cuda", "2", UserError),
+        ("cpu", "2", ([], "gloo")),
+        ("auto", "1", ([0], "cpu:gloo,cuda:nccl")),  # two machines with a GPU each
+    ],
+)
+def test_each_process_has_a_gpu_of_its_own_or_none(monkeypatch, device, local, expected):
+    taken, groups = [], []
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": local, "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", groups.append)
+    if expected is UserError:
+        with pytest.raises(UserError, match=r"2 processes .* --nproc-per-node 1, or --device cpu"):
+            Workers(device)
+        assert groups == []
+    else:
+        Workers(device)
+        assert (taken, *groups) == expected
 
 
 @pytest.mark.parametrize("script", ["train_cls.py", "train_mlm.py"])

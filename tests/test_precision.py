@@ -128,6 +128,12 @@ def test_peak_memory_is_in_bytes():
     assert held.nbytes < Precision("cpu", "fp32").peak_memory() < 2**40
 
 
+def test_each_kind_of_gpu_has_an_allocator_of_its_own_to_ask(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 8)
+    assert [Precision(device, "fp32").peak_memory() for device in ("cuda", "mps")] == [7, 8]
+
+
 # ---- overflow
 
 
