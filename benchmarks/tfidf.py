@@ -21,7 +21,7 @@ from distilbert.files import write_json
 from distilbert.metrics import classification_metrics
 from distilbert.start import machine
 
-STRENGTHS = (1.0, 4.0, 16.0, 64.0)  # inverse of the L2 penalty
+STRENGTHS = (1.0, 4.0, 16.0, 64.0, 256.0)  # inverse of the L2 penalty
 
 
 def logits_of(model: LogisticRegression, features) -> np.ndarray:
