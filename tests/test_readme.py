@@ -72,6 +72,11 @@ def test_the_means_it_speaks_of_are_those_of_the_records():
         assert mean == pytest.approx(float(said[number]), abs=5e-4)
 
 
+def test_the_floor_is_that_of_its_record():
+    record = json.loads((ROOT / "results" / "tfidf-imdb.json").read_text())
+    assert f"stands at {record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in TEXT
+
+
 GUESSED = {
     "adapted": r"(\d+)% of the tokens hidden, (\d+)% of these guessed on validation",
     "longer": r"(\d+)% hidden, of which it guessed (\d+)% before and (\d+)% after",
