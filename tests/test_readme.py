@@ -120,7 +120,7 @@ def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
         r"error from (\.\d+) to (\.\d+); of SST-2.* it judges (\.\d+) right", TEXT, re.DOTALL
     ).groups()
     assert [f"{record['calibration']['ece'][when]:.3f}" for when in ("before", "after")] == [f"0{error}" for error in errors]
-    assert f"{record['sst2_dev']['accuracy']:.3f}" == f"0{transfer}"
+    assert f"{record['evaluations']['sst2']['accuracy']:.3f}" == f"0{transfer}"
 
 
 def test_what_it_says_of_its_speed_is_in_the_record_of_the_comparison():
