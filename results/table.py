@@ -94,6 +94,21 @@ def side_by_side() -> str:
     return "\n".join(lines) + "\n"
 
 
+def confidence_and_transfer() -> str:
+    """Of each record that has them: what one temperature does to its confidence, and how it judges SST-2's dev sentences."""
+    lines = ["| record | temperature, from validation | ECE | Brier score | SST-2 dev accuracy (95% interval) |"]
+    lines.append("|---|---|---|---|---|")
+    for path in sorted(HERE.glob("*.json")):
+        record = read_json(path)
+        if "calibration" in record and "sst2" in record.get("evaluations", {}):
+            calibration, sst2 = record["calibration"], record["evaluations"]["sst2"]
+            before_and_after = ("{before:.4f} → {after:.4f}".format(**calibration[key]) for key in ("ece", "brier"))
+            low, high = sst2["accuracy_interval"]
+            cells = [f"`{path.name}`", f"{calibration['temperature']:.2f}", *before_and_after]
+            lines.append("| " + " | ".join([*cells, f"{sst2['accuracy']:.3f} ({low:.3f} to {high:.3f})"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def published() -> str:
     """The published systems beside our runs of their recipes on their encoder; a cell is empty until its record is here."""
     lines = ["| system | `--preset` | reported | here, by the same recipe |", "|---|---|---|---|"]

@@ -112,10 +112,11 @@ def test_adapted_encoders_learn_as_much_faster_as_it_says(arm):
 
 
 def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
-    record = json.loads((ROOT / "results" / "imdb-adapted-seed0.json").read_text())
-    minutes, accuracy = re.search(r"epoch of (\d+) minutes on the \*longer\* .* judges (\.\d+) of the official", TEXT).groups()
-    assert round(record["seconds"] / 60) == int(minutes) and record["arguments"]["num_train_epochs"] == 1
-    assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{accuracy}" and record["metrics"]["test"]["n"] == 25_000
+    for kind, told in (("plain", "in fp32"), ("adapted", r"on the \*longer\* .*")):
+        record = json.loads((ROOT / "results" / f"imdb-{kind}-seed0.json").read_text())
+        minutes, accuracy = re.search(rf"epoch of (\d+) minutes {told} judges (\.\d+) of the official", TEXT).groups()
+        assert round(record["seconds"] / 60) == int(minutes) and record["arguments"]["num_train_epochs"] == 1
+        assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{accuracy}" and record["metrics"]["test"]["n"] == 25_000
     *errors, transfer = re.search(
         r"error from (\.\d+) to (\.\d+); of SST-2.* it judges (\.\d+) right", TEXT, re.DOTALL
     ).groups()
