@@ -547,6 +547,13 @@ def test_the_card_has_the_front_matter_of_the_hub_and_the_records_own_numbers(fi
     assert "train 128, validation 16, test 16, dropped duplicates 0" in text
 
 
+def test_the_card_counts_the_mistakes_of_either_kind(finished):
+    found = record(finished.directory)
+    found["metrics"]["test"]["confusion_matrix"] = [[6, 2], [1, 7]]
+    text = model_card(found, "DistilBertForSequenceClassification")
+    assert "Of 16 test texts it judged 3 wrong: 2 negative ones as\npositive, 1 positive ones as negative." in text
+
+
 def test_the_card_is_one_that_the_hubs_own_library_reads(finished):
     from huggingface_hub import ModelCard
 
