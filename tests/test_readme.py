@@ -124,6 +124,15 @@ def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
     assert f"{record['evaluations']['sst2']['accuracy']:.3f}" == f"0{transfer}"
 
 
+def test_what_adaptation_does_with_all_labels_is_counted_from_both_records():
+    records = [json.loads((ROOT / "results" / f"imdb-{kind}-seed0.json").read_text()) for kind in ("plain", "adapted")]
+    matrices = [record["metrics"]["test"]["confusion_matrix"] for record in records]
+    plain, adapted = (matrix[0][1] + matrix[1][0] for matrix in matrices)
+    counts = rf"are {plain:,} and, on \*longer\*, {adapted:,}:\s{1 - adapted / plain:.1%} fewer"
+    assert re.search(rf"all {records[0]['data']['train']:,} labels, [^.]* {counts}", TEXT)
+    assert [record["arguments"]["precision"] for record in records] == ["fp32", "bf16"]
+
+
 def test_what_it_says_of_its_speed_is_in_the_record_of_the_comparison():
     record = json.loads((ROOT / "benchmarks" / "compare.json").read_text())
     classification, mlm, inference = record["results"]
