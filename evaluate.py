@@ -88,9 +88,14 @@ def main(argv: list[str] | None = None) -> None:
 
     data = args.data or own.get("data", "sample")
     on_own = data == own.get("data") or same_file(data, own.get("data", ""))
-    parts = load(data, args.split or own.get("split", "official"), own.get("keep_breaks", False), whole_tables=not on_own)
-    size = args.eval_size or (own.get("eval_size") if on_own else None)
-    parts, _ = prepare(parts, keep_duplicates=True, eval_size=size, seed=own.get("seed", 0))
+    split, same = args.split or own.get("split", "official"), own if on_own else {}
+    parts = load(data, split, own.get("keep_breaks", False), whole_tables=not on_own)
+    sizes = {"train_size": same.get("train_size"), "eval_size": same.get("eval_size")}
+    if args.eval_size:
+        sizes["train_size" if args.part == "train" else "eval_size"] = args.eval_size
+    parts, _ = prepare(parts, keep_duplicates=same.get("keep_duplicates", True), **sizes, seed=own.get("seed", 0))
+    if args.calibrate:
+        check_classes(parts, ("validation",), data)  # before the minutes that judging takes
 
     def judge(name: str) -> tuple[np.ndarray, Part]:
         """Logits of a part, and the part."""
@@ -105,10 +110,12 @@ def main(argv: list[str] | None = None) -> None:
     name = Path(data).name.split(".")[0]
     stem = f"eval-{name}" if args.part == "test" else f"eval-{name}-{args.part}"
     print_metrics(f"{args.model} on {name} ({args.part}, up to {max_length} tokens)", metrics)
-    written = {f"{stem}.json": {"data": name, "part": args.part, "max_length": max_length} | metrics}
+    how = {"data": name, "split": split, "part": args.part, "max_length": max_length, "truncation": truncation}
+    written = {f"{stem}.json": how | {"number_format": precision.kind} | metrics}
     bins = {"as trained": reliability(softmax(logits), part.labels)}
     if args.calibrate:
-        written["calibration.json"] = calibration = calibrate(*judge("validation"), logits, part)
+        calibration = calibrate(*judge("validation"), logits, part)
+        written["calibration.json" if on_own else f"calibration-{name}.json"] = how | calibration
         bins["calibrated"] = reliability(softmax(logits / calibration["temperature"]), part.labels)
     if args.errors:
         kinds, mistakes = accuracy_by_kind(logits, part), confident_mistakes(logits, part, args.errors)
@@ -124,7 +131,7 @@ def run_arguments(directory: Path) -> dict:
     path = directory / "checkpoint" / "arguments.json"
     if not path.exists():
         return {}
-    names = ("data", "split", "keep_breaks", "eval_size", "seed", "max_length", "truncation")
+    names = ("data", "split", "keep_breaks", "keep_duplicates", "train_size", "eval_size", "seed", "max_length", "truncation")
     used = {name: value for name, value in read_json(path).items() if name in names}
     return check_stored(Arguments, check_stored(TrainingArguments, used, path), path)
 

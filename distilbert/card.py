@@ -14,13 +14,20 @@ def model_card(record: dict, architecture: str) -> str:
     table = "\n".join(f"| {key} | {value:.4f} |" for key, value in figures.items())
     low, high = test.get("accuracy_interval", (None, None))
     interval = f"\nThe 95% interval of the accuracy is {low:.4f} to {high:.4f}.\n" if low is not None else ""
-    mistakes = ""
-    if "confusion_matrix" in test:
+    film = arguments["data"] == "sample" or "imdb" in arguments["data"].lower()
+    text = "an English film review" if film else f"a text like those of `{arguments['data']}`"
+    if task == "text-classification":
+        use = f"judging whether {text} is positive or negative"
         (_, false_positive), (false_negative, _) = test["confusion_matrix"]
-        mistakes = (
+        limits = (
             f"Of {test['n']} test texts it judged {false_positive + false_negative} wrong: {false_positive} negative ones as\n"
-            f"positive, {false_negative} positive ones as negative. Its confidence is off by {test['ece']:.4f} on average.\n"
+            f"positive, {false_negative} positive ones as negative. Its confidence, off by {test['ece']:.4f} on average,\n"
+            "is not a probability of being right unless it was calibrated. Irony and quoted opinions mislead it, and of\n"
+            f"longer texts it reads {arguments['max_length']} tokens."
         )
+    else:
+        use = f"guessing hidden words of {text}, or as an encoder to fine-tune"
+        limits = f"It read {arguments['max_length']} tokens at a time, and learnt which words stand where, not what is true."
     recipe = "\n".join(f"| {key} | {value} |" for key, value in arguments.items())
     sizes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data.items() if isinstance(value, int))
     return f"""---
@@ -51,11 +58,7 @@ A DistilBERT ({task}), trained from `{arguments["model"]}` on `{arguments["data"
 {interval}
 ## Intended use
 
-Teaching, and {
-        "judging whether an English film review is positive or negative"
-        if task == "text-classification"
-        else "guessing hidden words of English film reviews, or as an encoder to fine-tune"
-    }. The files load with
+Teaching, and {use}. The files load with
 `transformers.AutoTokenizer` and its Auto model classes.
 
 ## Out of scope
@@ -65,10 +68,9 @@ what a text is about, or whether it is true: it was asked for neither.
 
 ## Limits
 
-{mistakes}It was trained here on `{arguments["data"]}` only; other topics, other languages, and texts longer than
-{arguments["max_length"]} tokens (cut off) were not tested. Irony and quoted opinions mislead it. Its confidence is
-not a probability of being right unless it was calibrated. It reproduces biases of its training texts, names and
-origins of people among them.
+{limits}
+It was trained here on `{arguments["data"]}` only; other topics and other languages were not tested. It reproduces biases
+of its training texts, names and origins of people among them.
 
 ## Training
 
@@ -76,6 +78,7 @@ origins of people among them.
 |---|---|
 {recipe}
 
-{record["seconds"]:.0f} seconds of training on {record["machine"]["processor"]}, {record["machine"]["threads"]} threads;
+{record["steps"]} steps, {record["epochs"]} whole epochs, {record["seconds"]:.0f} seconds of training
+on {record["machine"]["processor"]}, {record["machine"]["threads"]} threads;
 best step {record["best_step"]}; torch {record["versions"]["torch"]}.
 """

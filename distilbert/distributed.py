@@ -20,7 +20,8 @@ class Workers:
 
     def __init__(self, device: str = "auto"):
         """`device`: what --device says. Raises `UserError` when this machine has fewer GPUs than processes."""
-        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.size = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank = int(os.environ.get("RANK", 0)) if self.size > 1 else 0
         if self.size > 1:
             gpus = torch.cuda.device_count() if device in ("auto", "cuda") and torch.cuda.is_available() else 0
             here = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))

@@ -36,7 +36,7 @@ from .start import machine, revision
 from .tokenizer import Tokenizer
 
 WRITTEN = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "log.jsonl", "curves.svg")
-WRITTEN += ("run.json", "README.md", "eval-*.json", "eval-*.svg", "calibration.json")
+WRITTEN += ("run.json", "README.md", "eval-*.json", "eval-*.svg", "calibration*.json")
 SKIPS_ALLOWED = 20
 MAY_GROW = ("num_train_epochs", "max_steps")
 MAY_DIFFER = (*MAY_GROW, "resume", "overwrite", "output_dir", "logging_steps", "save_steps", "save_minutes")
@@ -358,6 +358,8 @@ class Run:
                 "dropped_duplicates": dropped,
                 "fingerprint": self.progress.fingerprint,
             },
+            "steps": self.progress.step,
+            "epochs": self.progress.epoch,
             "best_step": self.progress.best["step"],
             "metrics": {"validation": self.progress.best["metrics"], "test": test},
             "seconds": round(self.progress.seconds, 1),

@@ -88,7 +88,37 @@ def test_the_picture_shows_the_matrix_and_how_sure_the_model_was(run, judged):
 
 def test_each_part_of_the_runs_data_can_be_measured(run):
     assert [measure(run, "--part", part)["n"] for part in ("train", "validation", "test")] == [128, 16, 16]
-    assert measure(run, "--part", "train", "--eval_size", 9)["n"] == 128 and measure(run, "--eval_size", 9)["n"] == 9
+    assert measure(run, "--part", "train", "--eval_size", 9)["n"] == 9 and measure(run, "--eval_size", 10)["n"] == 10
+
+
+def test_the_training_part_is_what_the_run_was_trained_on(run, judged):
+    stored = run / "checkpoint" / "arguments.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"train_size": 24}))
+    found = measure(run, "--part", "train")
+    assert found["n"] == 24 and (found["split"], found["truncation"], found["number_format"]) == (
+        "official",
+        "head-tail",
+        "fp32",
+    )
+
+
+def test_a_temperature_of_other_data_leaves_the_runs_own_alone(run, tmp_path):
+    measure(run, "--calibrate")
+    before = (run / "calibration.json").read_bytes()
+    assert json.loads(before)["data"] == "toy"
+    elsewhere = write_toy_corpus(tmp_path / "elsewhere.jsonl", count=40, seed=9)
+    rows = map(json.loads, elsewhere.read_text().splitlines())
+    parts = ["validation"] * 20 + ["test"] * 20
+    lines = [json.dumps(row | {"split": part}) for row, part in zip(rows, parts, strict=True)]
+    elsewhere.write_text("\n".join(lines))
+    measure(run, "--data", elsewhere, "--calibrate")
+    assert (run / "calibration.json").read_bytes() == before and (run / "calibration-elsewhere.json").exists()
+
+
+def test_a_calibration_without_a_validation_part_is_refused_before_anything_is_judged(run, other, judged):
+    with pytest.raises(UserError, match="validation"):
+        measure(run, "--data", other, "--calibrate")
+    assert judged == []
 
 
 def test_another_part_leaves_the_record_of_the_test_part_alone(run):

@@ -554,6 +554,19 @@ def test_the_card_counts_the_mistakes_of_either_kind(finished):
     assert "Of 16 test texts it judged 3 wrong: 2 negative ones as\npositive, 1 positive ones as negative." in text
 
 
+def test_the_card_speaks_of_film_reviews_only_where_they_were_read(finished):
+    found = record(finished.directory)
+    assert "judging whether a text like those of `toy.jsonl` is" in model_card(found, "DistilBertForSequenceClassification")
+    found["arguments"]["data"] = "aclImdb_v1.tar.gz"
+    assert "judging whether an English film review is" in model_card(found, "DistilBertForSequenceClassification")
+
+
+def test_the_card_and_the_record_tell_how_long_it_was_trained(finished):
+    found, last = record(finished.directory), json.loads((finished.directory / "log.jsonl").read_text().splitlines()[-1])
+    assert (found["steps"], found["epochs"]) == (last["step"], last["epoch"])
+    assert f"{found['steps']} steps, {found['epochs']} whole epochs" in (finished.directory / "README.md").read_text()
+
+
 def test_the_card_is_one_that_the_hubs_own_library_reads(finished):
     from huggingface_hub import ModelCard
 
