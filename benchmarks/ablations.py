@@ -4,7 +4,7 @@
     python benchmarks/ablations.py --data aclImdb_v1.tar.gz --only base tail
 
 It runs train_cls.py once as the base and once for each change of it, with the same seed. What is finished is not run again,
-what was interrupted is resumed. After each run results/ablations/ holds the figures so far.
+what was interrupted is resumed; with other flags give other --runs. After each run results/ablations/ holds the figures so far.
 """
 
 import argparse
@@ -31,7 +31,6 @@ CHANGES = {
     "breaks": ["--keep_breaks"],
     "layer_decay": ["--layer_decay", "0.9"],
     "decay_all": ["--decay_all"],
-    "bf16": ["--precision", "bf16"],
 }
 
 
@@ -46,29 +45,29 @@ def record_of(run: Path) -> dict:
     (_, false_positive), (false_negative, _) = done["metrics"]["validation"]["confusion_matrix"]
     n = done["metrics"]["validation"]["n"]
     figures = {"n": n, "right": n - false_positive - false_negative, "loss": done["metrics"]["validation"]["loss"]}
-    return figures | {"seconds": done["seconds"], "precision": done["arguments"]["precision"], "machine": done["machine"]}
+    return figures | {key: done[key] for key in ("seconds", "arguments", "machine")}
 
 
 def table(figures: dict) -> str:
     """In Markdown, a row a change. Each ran once: the interval is that of the reviews drawn, not that of another seed."""
-    lines = ["| the base, and changes | validation accuracy (95% interval) | against the base | loss | minutes |"]
+    lines = ["| the base, and changes | validation accuracy (95% interval) | against the base | loss | format, minutes |"]
     lines.append("|---|---|---|---|---|")
     base = figures["runs"]["base"]
     for name, run in figures["runs"].items():
         low, high = wilson_interval(run["right"], run["n"])
         change = "" if run is base else f"{run['right'] / run['n'] - base['right'] / base['n']:+.4f}"
         flags = f"`{' '.join(CHANGES[name])}`" if CHANGES[name] else "base"
+        cost = f"{run['arguments']['precision']}, {run['seconds'] / 60:.1f}"
         accuracy = f"{run['right'] / run['n']:.4f} ({low:.4f} to {high:.4f})"
-        lines.append(f"| {flags} | {accuracy} | {change} | {run['loss']:.4f} | {run['seconds'] / 60:.1f} |")
+        lines.append(f"| {flags} | {accuracy} | {change} | {run['loss']:.4f} | {cost} |")
     return "\n".join(lines)
 
 
 def collect(given: argparse.Namespace) -> dict:
     """Writes what is finished so far into the output folder, and returns it."""
     runs = {name: record_of(given.runs / name) for name in CHANGES if (given.runs / name / "run.json").exists()}
-    figures = {"base": [*BASE, *given.flags], "runs": runs}
-    write_json(given.output / "runs.json", figures)
-    return figures
+    write_json(given.output / "runs.json", {"runs": runs})
+    return {"runs": runs}
 
 
 def main(argv: list[str] | None = None) -> None:

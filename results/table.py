@@ -15,6 +15,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "benchmarks")]
 import ablations
 import adaptation
 
+from distilbert.arguments import CLASSIFICATION_PRESETS
 from distilbert.files import read_json, write_json, write_text
 
 # What the two cards on the hub report of distilbert-base-uncased, and how to get there; the first is cut by --split seed-a.
@@ -33,9 +34,11 @@ PUBLISHED = {
 def add(run: Path) -> Path:
     """A run's record in this folder: its run.json, what evaluate.py measured since, and its calibration; no weights, no text.
 
-    Raises `FileNotFoundError` when the run is not finished.
+    Raises `ValueError` when it is no classifier's, which the table of results has no row for.
     """
     record = read_json(run / "run.json")
+    if "accuracy" not in record["metrics"]["test"]:
+        raise ValueError(f"{run} holds no classifier")
     record["evaluations"] = {path.stem.removeprefix("eval-"): read_json(path) for path in sorted(run.glob("eval-*.json"))}
     if (run / "calibration.json").exists():
         record["calibration"] = read_json(run / "calibration.json")
@@ -47,7 +50,7 @@ def row(path: Path) -> str:
     """One record: what was trained on what, by whom, and how it judged the test texts."""
     record = read_json(path)
     arguments, data, test = record["arguments"], record["data"], record["metrics"]["test"]
-    name = {"sample": "sample", "aclImdb_v1.tar.gz": "IMDb", "imdb": "IMDb"}[arguments["data"]]
+    name = {"aclImdb_v1.tar.gz": "IMDb", "aclImdb": "IMDb", "imdb": "IMDb"}.get(arguments["data"], arguments["data"])
     encoder = f", on `{arguments['model']}`" if arguments.get("model", "minilm") != "minilm" else ""
     system = record.get("system") or f"`train_cls.py`, {arguments['precision']}{encoder}"
     low, high = test["accuracy_interval"]
@@ -109,13 +112,23 @@ def confidence_and_transfer() -> str:
     return "\n".join(lines) + "\n"
 
 
+def as_published(arguments: dict, preset: str) -> bool:
+    """Whether a run was the preset's recipe on the published encoder, whole."""
+    recipe = CLASSIFICATION_PRESETS[preset]
+    whole = all(arguments[name] is None for name in ("train_size", "eval_size", "max_steps"))
+    same = all(
+        arguments[name] == value for name, value in recipe.items() if name not in ("model", "precision", "eval_batch_size")
+    )
+    return arguments["preset"] == preset and arguments["model"] == Path(recipe["model"]).name and whole and same
+
+
 def published() -> str:
     """The published systems beside our runs of their recipes on their encoder; a cell is empty until its record is here."""
     lines = ["| system | `--preset` | reported | here, by the same recipe |", "|---|---|---|---|"]
     for preset, (system, reported) in PUBLISHED.items():
         cell, path = "", HERE / f"{preset}.json"
-        if path.exists():
-            record = read_json(path)
+        record = read_json(path) if path.exists() else None
+        if record and as_published(record["arguments"], preset):
             test = record["metrics"]["test"]
             figures = {"accuracy": test["accuracy"], "F1": test["f1"], "ROC-AUC": test["roc_auc"], "loss": test["loss"]}
             if "sst2" in record["evaluations"]:
@@ -158,7 +171,10 @@ def main(argv: list[str] | None = None) -> None:
     for run in parser.parse_args(argv).runs:
         if not (run / "run.json").exists():
             parser.error(f"{run} is not a finished run: it has no run.json")
-        print(f"wrote {add(run)}")
+        try:
+            print(f"wrote {add(run)}")
+        except ValueError as error:
+            parser.error(str(error))
     write_text(README, filled(README.read_text(encoding="utf-8")))
 
 

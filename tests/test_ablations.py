@@ -28,10 +28,11 @@ def test_an_ablation_differs_from_the_base_in_one_argument_and_its_directory(nam
 
 def test_the_table_sets_each_change_beside_the_base():
     runs = {"base": (1800, 600.0), "tail": (1825, 606.0)}
-    figures = {name: {"right": right, "n": 2000, "loss": 0.25, "seconds": s} for name, (right, s) in runs.items()}
+    common = {"n": 2000, "loss": 0.25, "arguments": {"precision": "fp32"}}
+    figures = {name: common | {"right": right, "seconds": seconds} for name, (right, seconds) in runs.items()}
     base, tail = ablations.table({"runs": figures}).splitlines()[2:]
-    assert base == "| base | 0.9000 (0.8861 to 0.9124) |  | 0.2500 | 10.0 |"
-    assert tail == "| `--truncation tail` | 0.9125 (0.8993 to 0.9241) | +0.0125 | 0.2500 | 10.1 |"
+    assert base == "| base | 0.9000 (0.8861 to 0.9124) |  | 0.2500 | fp32, 10.0 |"
+    assert tail == "| `--truncation tail` | 0.9125 (0.8993 to 0.9241) | +0.0125 | 0.2500 | fp32, 10.1 |"
 
 
 @pytest.mark.slow
@@ -51,6 +52,7 @@ def test_ablations_run_and_a_second_start_has_nothing_to_do(tmp_path, capfd):
     ablations.main(flags)
     figures = json.loads((tmp_path / "out" / "runs.json").read_text())
     assert list(figures["runs"]) == ["base", "tail"] and figures["runs"]["base"]["n"] == 4
+    assert [run["arguments"]["truncation"] for run in figures["runs"].values()] == ["head-tail", "tail"]
     assert capfd.readouterr().out.count("python train_cls.py") == 2
     ablations.main(flags)
     assert "python train_cls.py" not in capfd.readouterr().out

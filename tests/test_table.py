@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import evaluate
+import train_cls
+from distilbert.cli import parse
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "results"))
 
@@ -44,7 +46,12 @@ def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_t
     assert (rows[0], rows[-1]) == ("before", "after")
     assert all(row.split("|")[-2] == " " for row in rows if "`imdb-384`" in row or "`dapt-imdb`" in row)
     test = {"n": 25000, "accuracy": 0.91236, "f1": 0.9124, "roc_auc": 0.975, "loss": 0.25}
-    record = {"metrics": {"test": test}, "evaluations": {"sst2": {"accuracy": 0.8888}}}
+    arguments = vars(parse(train_cls.Arguments, ["--preset", "imdb-384"], train_cls.PRESETS))
+    record = {"metrics": {"test": test}, "evaluations": {"sst2": {"accuracy": 0.8888}}, "arguments": arguments}
+    for changed in ({"eval_size": 100}, {"learning_rate": 1e-4}, {"model": "minilm"}, {"preset": ""}):  # none is the recipe
+        (here / "imdb-384.json").write_text(json.dumps(record | {"arguments": arguments | changed}))
+        table.main([])
+        assert "0.9124" not in table.README.read_text()
     (here / "imdb-384.json").write_text(json.dumps(record))
     table.main([])
     cells = {
@@ -55,6 +62,18 @@ def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_t
 
 
 def test_a_run_that_is_not_finished_is_refused_in_words(here, tmp_path, capsys):
+    (tmp_path / "run.json").write_text(json.dumps({"metrics": {"test": {"perplexity": 8.0}}}))
+    with pytest.raises(SystemExit, match="2"):
+        table.main([str(tmp_path)])
+    assert "holds no classifier" in capsys.readouterr().err and list(here.iterdir()) == []
+    (tmp_path / "run.json").unlink()
     with pytest.raises(SystemExit, match="2"):
         table.main([str(tmp_path)])
     assert "not a finished run" in capsys.readouterr().err and list(here.iterdir()) == []
+
+
+def test_a_run_on_data_of_ones_own_has_a_row(finished, here, monkeypatch):
+    monkeypatch.setattr(table, "TABLES", (table.records,))
+    table.README.write_text("<!-- table: records -->\n<!-- end -->\n")
+    table.main([str(finished.directory)])
+    assert "| 128 of toy.jsonl, 48 tokens | 16 |" in table.README.read_text()
