@@ -162,7 +162,7 @@ def filled(text: str) -> str:
     return text
 
 
-TABLES = (records, published, side_by_side, with_and_without_adaptation)
+TABLES = (records, confidence_and_transfer, kinds_of_review, published, side_by_side, with_and_without_adaptation)
 
 
 def main(argv: list[str] | None = None) -> None:
