@@ -138,7 +138,7 @@ def published() -> str:
     return "\n".join(lines) + "\n"
 
 
-def without_changes() -> str:
+def one_change() -> str:
     return ablations.table(read_json(HERE / "ablations" / "runs.json")) + "\n"
 
 
@@ -162,7 +162,7 @@ def filled(text: str) -> str:
     return text
 
 
-TABLES = (records, confidence_and_transfer, kinds_of_review, published, side_by_side, with_and_without_adaptation)
+TABLES = (records, confidence_and_transfer, kinds_of_review, one_change, published, side_by_side, with_and_without_adaptation)
 
 
 def main(argv: list[str] | None = None) -> None:
