@@ -16,7 +16,8 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from data.sources import Part, load, prepare
+from data.sources import Part, check_classes, load, prepare
+from distilbert.cli import user_errors
 from distilbert.files import write_json
 from distilbert.metrics import classification_metrics
 from distilbert.start import machine
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="where the record goes (JSON)")
     given = parser.parse_args(argv)
     parts, dropped = prepare(load(given.data))
+    parts = check_classes(parts, ("train", "validation", "test"), given.data)
     started = time.perf_counter()
     metrics, strength, features = fit(parts)
     record = {
@@ -66,4 +68,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

@@ -16,6 +16,7 @@ import ablations
 import adaptation
 
 from distilbert.arguments import CLASSIFICATION_PRESETS
+from distilbert.cli import user_errors
 from distilbert.files import read_json, write_json, write_text
 
 # What the two cards on the hub report of distilbert-base-uncased, and how to get there; the first is cut by --split seed-a.
@@ -179,4 +180,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

@@ -75,6 +75,8 @@ def test_the_means_it_speaks_of_are_those_of_the_records():
 def test_the_floor_is_that_of_its_record():
     record = json.loads((ROOT / "results" / "tfidf-imdb.json").read_text())
     assert f"stands at {record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in TEXT
+    record = json.loads((ROOT / "results" / "tfidf-sample.json").read_text())
+    assert f"word counts judges\n{record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in TEXT
 
 
 GUESSED = {
