@@ -17,6 +17,7 @@ import adaptation
 
 from distilbert.arguments import CLASSIFICATION_PRESETS
 from distilbert.cli import user_errors
+from distilbert.errors import UserError
 from distilbert.files import read_json, write_json, write_text
 
 # What the two cards on the hub report of distilbert-base-uncased, and how to get there; the first is cut by --split seed-a.
@@ -35,11 +36,13 @@ PUBLISHED = {
 def add(run: Path) -> Path:
     """A run's record in this folder: its run.json, what evaluate.py measured since, and its calibration; no weights, no text.
 
-    Raises `ValueError` when it is no classifier's, which the table of results has no row for.
+    Raises `UserError` when it is not finished, or no classifier's, which the table of results has no row for.
     """
+    if not (run / "run.json").exists():
+        raise UserError(f"{run} is not a finished run: it has no run.json")
     record = read_json(run / "run.json")
     if "accuracy" not in record["metrics"]["test"]:
-        raise ValueError(f"{run} holds no classifier")
+        raise UserError(f"{run} holds no classifier")
     record["evaluations"] = {path.stem.removeprefix("eval-"): read_json(path) for path in sorted(run.glob("eval-*.json"))}
     if (run / "calibration.json").exists():
         record["calibration"] = read_json(run / "calibration.json")
@@ -170,12 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="run directories whose record to take in")
     for run in parser.parse_args(argv).runs:
-        if not (run / "run.json").exists():
-            parser.error(f"{run} is not a finished run: it has no run.json")
-        try:
-            print(f"wrote {add(run)}")
-        except ValueError as error:
-            parser.error(str(error))
+        print(f"wrote {add(run)}")
     write_text(README, filled(README.read_text(encoding="utf-8")))
 
 

@@ -65,8 +65,8 @@ def test_the_verdict_is_that_of_infer_reviews(reader):
         _, label, confidence = infer_reviews(text, reader.model, reader.tokenizer)
         data = reader.look(text)
         assert data["label"] == label and data["confidence"] == pytest.approx(confidence, abs=1e-5)
-        positive = confidence if label == "Positive" else 1 - confidence
-        assert 1 / (1 + math.exp(-data["decision"])) == pytest.approx(positive, abs=1e-5)
+        towards = data["decision"] if label == "Positive" else -data["decision"]
+        assert 1 / (1 + math.exp(-towards)) == pytest.approx(confidence)
 
 
 def test_numbers_are_those_of_explain_piece_by_piece(reader):

@@ -110,12 +110,14 @@ def test_adapted_encoders_learn_as_much_faster_as_it_says(arm):
         reached, sooner = reached + bool(there), sooner + bool(there and there[0] < when)
     said = {
         "adapted": r"lower best validation loss in (\d), reaches the other's best accuracy in (\d), and .* epoch in (\d);",
-        "longer": r"earlier epoch in \d; \*longer\* in (\d), (\d) and (\d)\.",
+        "longer": r"earlier epoch in \d; \*longer\* in (\d), (\d)\sand (\d)\.",
     }[arm]
     assert [int(number) for number in re.search(said, TEXT).groups()] == [lower, reached, sooner] and len(pairs) == 9
 
 
 def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
+    plain = json.loads((ROOT / "results" / "imdb-plain-seed0.json").read_text())["metrics"]["test"]["accuracy"]
+    assert f"runs/imdb` judges {plain:.3f} of its test".replace("0.", ".") in TEXT
     for kind, told in (("plain", "in fp32"), ("adapted", r"on the \*longer\* .*")):
         record = json.loads((ROOT / "results" / f"imdb-{kind}-seed0.json").read_text())
         minutes, accuracy = re.search(rf"epoch of (\d+) minutes {told} judges (\.\d+) of the official", TEXT).groups()
