@@ -1,4 +1,4 @@
-"""The README against the tree and the records: commands parse, files exist, figures are those of results/."""
+"""Front page and results page against the tree and the records: commands parse, files exist, figures are the records'."""
 
 import json
 import re
@@ -17,9 +17,10 @@ from distilbert.model import DistilBertModel
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     shlex.split(line, comments=True)
-    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+    for block in re.findall(r"```bash\n(.*?)```", TEXT + RESULTS, re.DOTALL)
     for line in block.splitlines()
     if line.startswith("python ")
 ]
@@ -42,10 +43,19 @@ def test_every_command_names_what_exists_and_its_flags_parse(command):
 
 
 def test_every_file_it_names_is_there():
-    names = re.findall(r"`((?:distilbert|data|tests|benchmarks|results)/[\w./]*|\w+\.(?:py|cff))`", TEXT)
+    names = re.findall(r"`((?:distilbert|data|tests|benchmarks|results)/[\w./]*|[\w-]+\.(?:py|cff|json))`", TEXT + RESULTS)
+    names = [name for name in names if name != "run.json"]  # of a run directory
     assert len(names) > 15
     for name in names:
-        assert any((ROOT / folder / name).exists() for folder in ("", "distilbert", "benchmarks")), name
+        assert any((ROOT / folder / name).exists() for folder in ("", "distilbert", "benchmarks", "results")), name
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_every_link_to_a_file_leads_there(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8"))
+    assert len(links) > 4
+    for link in links:
+        assert ((ROOT / page).parent / link).exists(), link
 
 
 def test_the_map_names_every_module():
@@ -53,17 +63,19 @@ def test_the_map_names_every_module():
         assert path.name in TEXT, path.name
 
 
-def test_the_result_tables_are_made_of_the_records():
-    assert table.filled(TEXT) == TEXT
+@pytest.mark.parametrize("page", table.PAGES)
+def test_the_result_tables_are_made_of_the_records(page):
+    text = (table.HERE / page).read_text(encoding="utf-8")
+    assert table.filled(text, table.PAGES[page]) == text and text.count("<!-- table:") == len(table.PAGES[page])
 
 
-def test_a_readme_without_a_tables_place_is_refused():
+def test_a_page_without_a_tables_place_is_refused():
     with pytest.raises(ValueError, match="records"):
-        table.filled("no place")
+        table.filled("no place", (table.records,))
 
 
 def test_the_means_it_speaks_of_are_those_of_the_records():
-    said = re.search(r"mean of the three seeds on 2,000 reviews of IMDb is (\.\d+) in fp32 and (\.\d+) in bf16", TEXT)
+    said = re.search(r"mean of the three seeds on 2,000 reviews of IMDb is (\.\d+) in fp32 and (\.\d+) in bf16", RESULTS)
     for number, kind in enumerate(("fp32", "bf16"), 1):
         records = [json.loads(path.read_text()) for path in (ROOT / "results").glob("imdb-2000-*seed*.json")]
         records = [record for record in records if "system" not in record and record["arguments"]["precision"] == kind]
@@ -74,7 +86,7 @@ def test_the_means_it_speaks_of_are_those_of_the_records():
 
 def test_the_floor_is_that_of_its_record():
     record = json.loads((ROOT / "results" / "tfidf-imdb.json").read_text())
-    assert f"stands at {record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in TEXT
+    assert f"stands at {record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in RESULTS
     record = json.loads((ROOT / "results" / "tfidf-sample.json").read_text())
     assert f"word counts judges\n{record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in TEXT
 
@@ -89,7 +101,7 @@ GUESSED = {
 def test_what_it_says_of_an_adaptation_is_in_its_record(arm):
     record = json.loads((ROOT / "results" / "adaptation" / "runs.json").read_text())["adaptations"][arm]
     said = rf"- \*{arm}\*: ([\d,]+) steps(?: more)?, ([\d.]+) M tokens, (\d+) minutes(?: on two cores)?; {GUESSED[arm]}"
-    steps, tokens, minutes, hidden, *shares = re.search(said, TEXT).groups()
+    steps, tokens, minutes, hidden, *shares = re.search(said, RESULTS).groups()
     assert record["arguments"]["max_steps"] == int(steps.replace(",", ""))
     assert f"{record['tokens'] / 1e6:.1f}" == tokens and round(record["seconds"] / 60) == int(minutes)
     assert round(100 * record["arguments"]["mlm_probability"]) == int(hidden)
@@ -112,7 +124,7 @@ def test_adapted_encoders_learn_as_much_faster_as_it_says(arm):
         "adapted": r"lower best validation loss in (\d), reaches the other's best accuracy in (\d), and .* epoch in (\d);",
         "longer": r"earlier epoch in \d; \*longer\* in (\d), (\d)\sand (\d)\.",
     }[arm]
-    assert [int(number) for number in re.search(said, TEXT).groups()] == [lower, reached, sooner] and len(pairs) == 9
+    assert [int(number) for number in re.search(said, RESULTS).groups()] == [lower, reached, sooner] and len(pairs) == 9
 
 
 def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
@@ -120,7 +132,7 @@ def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
     assert f"runs/imdb` judges {plain:.3f} of its test".replace("0.", ".") in TEXT
     for kind, told in (("plain", "in fp32"), ("adapted", r"on the \*longer\* .*")):
         record = json.loads((ROOT / "results" / f"imdb-{kind}-seed0.json").read_text())
-        minutes, accuracy = re.search(rf"epoch of (\d+) minutes {told} judges (\.\d+) of the official", TEXT).groups()
+        minutes, accuracy = re.search(rf"epoch of (\d+) minutes {told} judges (\.\d+) of the official", RESULTS).groups()
         assert round(record["seconds"] / 60) == int(minutes) and record["arguments"]["num_train_epochs"] == 1
         assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{accuracy}" and record["metrics"]["test"]["n"] == 25_000
 
@@ -141,7 +153,7 @@ def test_what_adaptation_does_with_all_labels_is_counted_from_both_records():
     matrices = [record["metrics"]["test"]["confusion_matrix"] for record in records]
     plain, adapted = (matrix[0][1] + matrix[1][0] for matrix in matrices)
     counts = rf"are {plain:,} and, on \*longer\*, {adapted:,}:\s{1 - adapted / plain:.1%} fewer"
-    assert re.search(rf"all {records[0]['data']['train']:,} labels, [^.]* {counts}", TEXT)
+    assert re.search(rf"all {records[0]['data']['train']:,} labels, [^.]* {counts}", RESULTS)
     assert [record["arguments"]["precision"] for record in records] == ["fp32", "bf16"]
 
 
@@ -151,14 +163,28 @@ def test_what_it_says_of_its_speed_is_in_the_record_of_the_comparison():
     said = (
         r"classifier trains ([\d.]+) times .* classifier reaches (\d+)% .* LM (\d+)%, judging (\d+)%. .* takes ([\d.]+) times"
     )
-    fp32, *shares, optimizer = re.search(said, TEXT, re.DOTALL).groups()
+    fp32, *shares, optimizer = re.search(said, RESULTS, re.DOTALL).groups()
     rates = {name: one["tokens_per_second"] for name, one in classification["contestants"].items()}
     assert f"{rates['ours fp32'] / rates['trainer default']:.1f}" == fp32
     found = [f"{100 * result['limit']['share']:.0f}" for result in (classification, mlm, inference)]
     assert found == shares
     assert f"{record['optimizer']['ratio']:.1f}" == optimizer
     flags = " ".join(f"--{name} {record[name]}" for name in ("steps", "rounds"))
-    assert f"compare.py --data aclImdb_v1.tar.gz --sizes base {flags}`" in TEXT
+    assert f"compare.py --data aclImdb_v1.tar.gz --sizes base {flags}`" in RESULTS
+
+
+def test_the_front_page_sums_up_the_results_page():
+    faster = re.findall(
+        r"trains ([\d.]+) times as\nfast, ([\d.]+) times in fp32 on both sides; beside its bf16, ([\d.]+) times", TEXT
+    )
+    rows = {row.split("|")[2].strip(): row for row in table.side_by_side().splitlines() if "| classification |" in row}
+    both_fp32 = re.search(r"In fp32 on both sides a classifier trains ([\d.]+) times", RESULTS)[1]
+    assert faster == [
+        (rows["Trainer as it comes (fp32)"].split("|")[5].split()[0], both_fp32, rows["Trainer, bf16"].split("|")[5].split()[0])
+    ]
+    avoided = {row.split("|")[1].strip(): row.split("|")[-2] for row in RESULTS.splitlines() if "| longer |" in row}
+    hundred, five_hundred = re.search(r"errors at 100 labels it takes away (\d+)%, at 500 labels (\d+)%", TEXT).groups()
+    assert [round(float(avoided[labels].strip(" %"))) for labels in ("100", "500")] == [int(hundred), int(five_hundred)]
 
 
 def test_minilm_has_as_many_parameters_as_it_says():

@@ -18,12 +18,11 @@ import table
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """A results folder and a README of this test's own."""
+    """A results folder and a page of this test's own."""
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(table, "HERE", tmp_path / "results")
-    monkeypatch.setattr(table, "README", tmp_path / "README.md")
-    monkeypatch.setattr(table, "TABLES", (table.published,))
-    table.README.write_text("before\n<!-- table: published -->\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(table, "PAGES", {"../README.md": (table.published,)})
+    (tmp_path / "README.md").write_text("before\n<!-- table: published -->\n<!-- end -->\nafter\n")
     return tmp_path / "results"
 
 
@@ -43,7 +42,7 @@ def test_a_run_is_taken_in_with_what_was_measured_later_and_without_text(finishe
 
 def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_there(here):
     table.main([])
-    rows = table.README.read_text().splitlines()
+    rows = (here.parent / "README.md").read_text().splitlines()
     assert (rows[0], rows[-1]) == ("before", "after")
     assert all(row.split("|")[-2] == " " for row in rows if "`imdb-384`" in row or "`dapt-imdb`" in row)
     test = {"n": 25000, "accuracy": 0.91236, "f1": 0.9124, "roc_auc": 0.975, "loss": 0.25}
@@ -52,11 +51,13 @@ def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_t
     for changed in ({"eval_size": 100}, {"learning_rate": 1e-4}, {"model": "minilm"}, {"preset": ""}):  # none is the recipe
         (here / "imdb-384.json").write_text(json.dumps(record | {"arguments": arguments | changed}))
         table.main([])
-        assert "0.9124" not in table.README.read_text()
+        assert "0.9124" not in (here.parent / "README.md").read_text()
     (here / "imdb-384.json").write_text(json.dumps(record))
     table.main([])
     cells = {
-        row.split("|")[2].strip(): row.split("|")[-2].strip() for row in table.README.read_text().splitlines() if "|" in row
+        row.split("|")[2].strip(): row.split("|")[-2].strip()
+        for row in (here.parent / "README.md").read_text().splitlines()
+        if "|" in row
     }
     figures = "25,000 test reviews: accuracy 0.9124, F1 0.9124, ROC-AUC 0.9750, loss 0.2500, SST-2 dev 0.8888"
     assert (cells["`imdb-384`"], cells["`dapt-imdb`"]) == (figures, "")
@@ -73,7 +74,7 @@ def test_a_run_that_is_not_finished_or_no_classifier_is_refused_in_words(here, t
 
 
 def test_a_run_on_data_of_ones_own_has_a_row(finished, here, monkeypatch):
-    monkeypatch.setattr(table, "TABLES", (table.records,))
-    table.README.write_text("<!-- table: records -->\n<!-- end -->\n")
+    monkeypatch.setattr(table, "PAGES", {"../README.md": (table.records,)})
+    (here.parent / "README.md").write_text("<!-- table: records -->\n<!-- end -->\n")
     table.main([str(finished.directory)])
-    assert "| 128 of toy.jsonl, 48 tokens | 16 |" in table.README.read_text()
+    assert "| 128 of toy.jsonl, 48 tokens | 16 |" in (here.parent / "README.md").read_text()
