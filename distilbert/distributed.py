@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from .errors import UserError
 
 
+def is_first() -> bool:
+    """Whether this process is alone, or the one of its group that speaks and writes."""
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or torch.distributed.get_rank() == 0
+
+
 class Workers:
     """The processes of a run; `rank` 0 is the one that writes. One process alone needs no torchrun and never communicates."""
 

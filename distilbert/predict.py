@@ -1,19 +1,23 @@
 """A trained model at work: logits of many texts, verdicts on reviews."""
 
 import contextlib
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 from data.batches import by_length, pad
 from data.mlm import masked_batch
 from data.sources import Part
 
 from .cli import flag, parse, user_errors
+from .distributed import is_first
 from .errors import UserError
 from .metrics import softmax
 from .model import DistilBertForMaskedLM
@@ -38,12 +42,29 @@ def check_pair(model: nn.Module, tokenizer) -> None:
         raise UserError(f"the tokenizer has {len(tokenizer)} pieces, the model {model.config.vocab_size}: not a pair")
 
 
+def batches_to_judge(sequences: Sequence[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+    """`by_length`'s batches. What takes long says how far it is: a bar on a terminal, a line a minute elsewhere."""
+    lengths = np.array([len(sequence) for sequence in sequences])
+    terminal, started = sys.stderr.isatty(), time.monotonic()
+    said, done = started, 0
+    bar = {"desc": "judging", "unit": " tokens", "unit_scale": True, "leave": False, "delay": 2, "dynamic_ncols": True}
+    with tqdm(total=int(lengths.sum()), disable=not (terminal and is_first()), **bar) as progress:
+        for indices in by_length(lengths, batch_size):
+            yield indices
+            done, now = done + int(lengths[indices].sum()), time.monotonic()
+            progress.update(done - progress.n)
+            if not terminal and is_first() and now - said >= 60:
+                left = (now - started) * (lengths.sum() / done - 1)
+                print(f"judging: {done / lengths.sum():.0%}, {left / 60:.1f} min left", file=sys.stderr, flush=True)
+                said = now
+
+
 def predict_logits(model: nn.Module, sequences: Sequence[np.ndarray], pad_id: int, batch_size: int = 64) -> np.ndarray:
     """Logits (N, C) in fp32, in the order given. Batches by length, in eval mode; the model's mode is restored."""
     device = next(model.parameters()).device
     logits = np.empty((len(sequences), model.config.num_labels), dtype=np.float32)
     with evaluating(model):
-        for indices in by_length(np.array([len(sequence) for sequence in sequences]), batch_size):
+        for indices in batches_to_judge(sequences, batch_size):
             ids, mask = pad([sequences[i] for i in indices], pad_id)
             logits[indices] = model(ids.to(device), mask.to(device)).float().cpu().numpy()
     return logits
@@ -70,7 +91,7 @@ def masked_lm_totals(
     """Over all labels of (ids, labels) pairs: sum of the losses in nats, how many were guessed right, how many there are."""
     device, loss_sum, right, count = next(model.parameters()).device, 0.0, 0, 0
     with evaluating(model):
-        for indices in by_length(np.array([len(ids) for ids, _ in pairs]), batch_size):
+        for indices in batches_to_judge([ids for ids, _ in pairs], batch_size):
             batch = masked_batch([pairs[i] for i in indices], pad_id)
             logits, targets = model.labelled_logits(**{name: tensor.to(device) for name, tensor in batch.items()})
             loss_sum += F.cross_entropy(logits.float(), targets, reduction="sum").item()

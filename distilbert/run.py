@@ -108,7 +108,7 @@ class Run:
     def _stop(self, number: int, _frame) -> None:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-        print("\nstopping after this step …", file=sys.stderr)
+        print("\nstopping once this step, or this judging, is done; a second time stops at once …", file=sys.stderr)
 
     # ---- beginning
 

@@ -1,5 +1,8 @@
 """distilbert/predict.py: a trained model at work."""
 
+import itertools
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -228,3 +231,43 @@ def test_fill_mask_refuses_a_tokenizer_with_more_pieces_than_the_model(tokenizer
     small = DistilBertForMaskedLM(our_config(vocab_size=len(VOCABULARY) - 2))
     with pytest.raises(UserError, match="not a pair"):
         fill_mask("the plot [MASK] end", small, tokenizer)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_judging_that_takes_long_says_how_far_it_is(model, monkeypatch, capsys, terminal):
+    """Ten texts of ten tokens, two a batch, 25 seconds a look at the clock: a line after three batches, and none after five."""
+    clock, bars = itertools.count(0, 25), []
+    monkeypatch.setattr("distilbert.predict.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("distilbert.predict.tqdm", lambda **options: bars.append(Bar(**options)) or bars[-1])
+    predict_logits(model, [np.full(10, 5)] * 10, 0, batch_size=2)
+    said = capsys.readouterr().err
+    (bar,) = bars
+    assert (bar.total, bar.n, bar.disabled) == (100, 100 if terminal else 0, not terminal)
+    assert said == ("" if terminal else "judging: 60%, 0.8 min left\n")
+
+
+class Bar:
+    """What is asked of tqdm's bar. A disabled one does not count."""
+
+    def __init__(self, total, disable, **_):
+        self.total, self.disabled, self.n = total, disable, 0
+
+    def update(self, more):
+        self.n += 0 if self.disabled else more
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_of_several_processes_one_says_how_far_judging_is(model, monkeypatch, capsys):
+    clock = itertools.count(0, 100)
+    monkeypatch.setattr("distilbert.predict.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    for rank in (0, 1):
+        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+        predict_logits(model, [np.full(10, 5)] * 4, 0, batch_size=2)
+        assert ("judging: 50%" in capsys.readouterr().err) == (rank == 0)
