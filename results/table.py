@@ -14,7 +14,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "benchmarks")]
 import ablations
 import adaptation
 
-from distilbert.arguments import CLASSIFICATION_PRESETS
+from distilbert.arguments import CLASSIFICATION_PRESETS, MASKED_LM_PRESETS
 from distilbert.cli import user_errors
 from distilbert.errors import UserError
 from distilbert.files import read_json, write_json, write_text
@@ -34,11 +34,13 @@ PUBLISHED = {
         "",
     ),
 }
+FREE = ("model", "precision", "eval_batch_size")  # may differ from a recipe without making it another; the model by its folder
 WHOLE = 20_000  # test reviews at least, of a record that the front page shows
 
 
 def add(run: Path) -> Path:
-    """A run's record in this folder: its run.json, what evaluate.py measured since, and its calibration; no weights, no text.
+    """A run's record in this folder: its run.json, what evaluate.py measured since, its calibration, and the flags of the run
+    that made its encoder, if one did; no weights, no text.
 
     Raises `UserError` when it is not finished, or no classifier's, which the table of results has no row for.
     """
@@ -50,6 +52,10 @@ def add(run: Path) -> Path:
     record["evaluations"] = {path.stem.removeprefix("eval-"): read_json(path) for path in sorted(run.glob("eval-*.json"))}
     if (run / "calibration.json").exists():
         record["calibration"] = read_json(run / "calibration.json")
+    stored = run / "checkpoint" / "arguments.json"  # with the encoder's whole path
+    encoder = Path(read_json(stored)["model"]) / "run.json" if stored.exists() else None
+    if encoder and encoder.exists():
+        record["encoder"] = read_json(encoder)["arguments"]
     write_json(HERE / f"{run.resolve().name}.json", record)
     return HERE / f"{run.resolve().name}.json"
 
@@ -138,14 +144,16 @@ def confidence_and_transfer() -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_published(arguments: dict, preset: str) -> bool:
-    """Whether a run was the preset's recipe on the published encoder, whole."""
-    recipe = CLASSIFICATION_PRESETS[preset]
-    whole = all(arguments[name] is None for name in ("train_size", "eval_size", "max_steps"))
-    same = all(
-        arguments[name] == value for name, value in recipe.items() if name not in ("model", "precision", "eval_batch_size")
-    )
-    return arguments["preset"] == preset and arguments["model"] == Path(recipe["model"]).name and whole and same
+def as_published(record: dict, preset: str) -> bool:
+    """Whether a run was the preset's recipe on the published encoder, whole, and so was the adaptation of its encoder."""
+
+    def kept(arguments: dict, recipe: dict) -> bool:
+        whole = all(arguments[name] is None for name in ("train_size", "eval_size", "max_steps"))
+        same = all(arguments[name] == value for name, value in recipe.items() if name not in FREE)
+        return arguments["preset"] == preset and arguments["model"] == Path(recipe["model"]).name and whole and same
+
+    adapted = preset not in MASKED_LM_PRESETS or ("encoder" in record and kept(record["encoder"], MASKED_LM_PRESETS[preset]))
+    return adapted and kept(record["arguments"], CLASSIFICATION_PRESETS[preset])
 
 
 def published() -> str:
@@ -154,7 +162,7 @@ def published() -> str:
     for preset, (system, reported, *_) in PUBLISHED.items():
         cell, path = "", HERE / f"{preset}.json"
         record = read_json(path) if path.exists() else None
-        if record and as_published(record["arguments"], preset):
+        if record and as_published(record, preset):
             test = record["metrics"]["test"]
             figures = {"accuracy": test["accuracy"], "F1": test["f1"], "ROC-AUC": test["roc_auc"], "loss": test["loss"]}
             if "sst2" in record["evaluations"]:
@@ -171,7 +179,8 @@ def one_change() -> str:
 def kinds_of_review() -> str:
     """How often a model judges right, by kind of review, from the record of the whole-IMDb run without adaptation."""
     lines = ["| kind of review | reviews | accuracy (95% interval) |", "|---|---|---|"]
-    for kind, figures in read_json(HERE / "imdb-plain-seed0.json")["evaluations"]["aclImdb_v1"]["kinds"].items():
+    evaluations = read_json(HERE / "imdb-plain-seed0.json")["evaluations"].values()
+    for kind, figures in next(found for found in evaluations if "kinds" in found)["kinds"].items():
         low, high = figures["accuracy_interval"]
         lines.append(f"| {kind} | {figures['n']:,} | {figures['accuracy']:.3f} ({low:.3f} to {high:.3f}) |")
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ import pytest
 
 import evaluate
 import train_cls
+import train_mlm
 from distilbert.cli import parse
 from distilbert.errors import UserError
 
@@ -38,6 +39,7 @@ def test_a_run_is_taken_in_with_what_was_measured_later_and_without_text(finishe
     assert {key: record[key] for key in own} == own
     assert set(record["evaluations"]) >= {"toy", "toy-validation"} and "kinds" in record["evaluations"]["toy"]
     assert "film" not in json.dumps(record["evaluations"]) and str(tmp_path) not in json.dumps(record)
+    assert "encoder" not in record  # no run made it
 
 
 def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_there(here):
@@ -61,6 +63,24 @@ def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_t
     }
     figures = "25,000 test reviews: accuracy 0.9124, F1 0.9124, ROC-AUC 0.9750, loss 0.2500, SST-2 dev 0.8888"
     assert (cells["`imdb-384`"], cells["`dapt-imdb`"]) == (figures, "")
+
+
+def test_a_run_on_an_adapted_encoder_fills_its_cell_only_when_the_adaptation_was_the_recipe_too(here, tmp_path):
+    """The record takes the adaptation's flags from the run that --model named."""
+    encoder, run = tmp_path / "runs" / "mlm", tmp_path / "dapt-imdb"
+    parsed = vars(parse(train_cls.Arguments, ["--preset", "dapt-imdb"], train_cls.PRESETS))
+    adapted = vars(parse(train_mlm.Arguments, ["--preset", "dapt-imdb"], train_mlm.PRESETS))
+    test = {"n": 20_000, "accuracy": 0.93, "f1": 0.93, "roc_auc": 0.98, "loss": 0.2}
+    for folder in (encoder, run / "checkpoint"):
+        folder.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"arguments": parsed | {"model": "mlm"}, "metrics": {"test": test}}))
+    (run / "checkpoint" / "arguments.json").write_text(json.dumps({"model": str(encoder)}))
+    for changed in ({"model": "minilm"}, {"num_train_epochs": 1}, {"max_steps": 2}, {"preset": ""}, None, {}):
+        (encoder / "run.json").unlink(missing_ok=True)
+        if changed is not None:
+            (encoder / "run.json").write_text(json.dumps({"arguments": adapted | changed}))
+        table.main([str(run)])
+        assert ("accuracy 0.9300" in (here.parent / "README.md").read_text()) == (changed == {})
 
 
 def test_a_run_that_is_not_finished_or_no_classifier_is_refused_in_words(here, tmp_path):
