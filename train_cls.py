@@ -34,7 +34,7 @@ from data.batches import epoch_batches, tokenise
 from data.cls import classification_batch, truncate
 from data.sources import check_classes, load, prepare
 from distilbert.metrics import classification_metrics
-from distilbert.model import IGNORED, DistilBertForSequenceClassification
+from distilbert.model import DistilBertForSequenceClassification
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
 from distilbert.precision import Precision
 from distilbert.predict import predict_logits, verdicts
@@ -108,13 +108,14 @@ def train(run: Run) -> None:
             )
             set_learning_rate(optimizer, factor)
 
-            # forward and backward: each batch counts by its share of the step's labels, so that the sum is exact
+            # forward and backward: each batch counts by its share of the step's labels, so that the sum is that of one batch
             chosen = batches[first : first + accumulation]
             step_batches = [make_batch(share) for share in map(workers.share, chosen) if len(share)]
-            counts = [int((batch["labels"] != IGNORED).sum()) for batch in step_batches]
+            counts = [len(batch["labels"]) for batch in step_batches]
             tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
             labels_in_step, tokens = workers.total(sum(counts), tokens)
-            step_loss = scaler.scale(torch.zeros((), device=precision.device))  # makes the scaler's scale, too
+            step_loss = torch.zeros((), device=precision.device)
+            scaler.scale(step_loss)  # a scaler makes its scale when first asked, and where all shares are empty nobody asks
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
                     loss = model.loss(**precision.to_device(batch)) * (count / max(labels_in_step, 1))
@@ -145,7 +146,7 @@ def train(run: Run) -> None:
             if ended:
                 break
 
-    # the best epoch again, on texts that nothing was chosen by
+    # the best validation's weights again, on texts that nothing was chosen by
     load_weights(model, best)
     logits, metrics = evaluate("test")
     run.exit_if_stopped(ended=True)

@@ -36,6 +36,7 @@ import torch
 from data.batches import epoch_batches, tokenise
 from data.mlm import corpus_parts, mask_tokens, masked_batch, packed, windows
 from data.sources import load, prepare
+from distilbert.errors import UserError
 from distilbert.metrics import masked_lm_metrics
 from distilbert.model import IGNORED, DistilBertForMaskedLM, labelled_rows
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
@@ -64,6 +65,8 @@ def train(run: Run) -> None:
     parts = load(args.data, args.split, args.keep_breaks)
     parts = corpus_parts(parts, args.corpus, args.data)
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
+    if not len(parts["train"]):
+        raise UserError(f"--data {args.data}: every text to adapt to also stands in validation or test")
     model, tokenizer = starting_point(DistilBertForMaskedLM, args, parts["train"].texts)
     identity = tokenizer.backend.to_str()
     sequences = {}
@@ -79,7 +82,7 @@ def train(run: Run) -> None:
 
     def make_batch(indices: np.ndarray) -> dict[str, torch.Tensor]:
         batch = masked_batch([mask("train", i, args.seed, progress.epoch) for i in indices], tokenizer.pad_id)
-        return batch | labelled_rows(batch["labels"])  # once on a GPU, the labels would have to be waited for
+        return batch | labelled_rows(batch["labels"])  # counts decide the shapes: asked on a GPU, they would halt its queue
 
     def evaluate(name: str) -> dict:  # the same masks at every call and for every seed, so that losses compare
         with precision.autocast():
@@ -102,7 +105,7 @@ def train(run: Run) -> None:
     warmup_steps = math.ceil(total_steps * args.warmup_ratio)
 
     if progress.step == 0:
-        run.log_evaluation(evaluate("validation"), score=math.nan)  # a fresh head knows nothing; never the best
+        run.log_evaluation(evaluate("validation"), score=math.nan)  # to compare with; never the best
     model.train()
     while progress.step < total_steps:
         batches = epoch_batches(lengths, args.batch_size, args.seed, progress.epoch, args.batching)
@@ -114,13 +117,14 @@ def train(run: Run) -> None:
             )
             set_learning_rate(optimizer, factor)
 
-            # forward and backward: each batch counts by its share of the step's labels, so that the sum is exact
+            # forward and backward: each batch counts by its share of the step's labels, so that the sum is that of one batch
             chosen = batches[first : first + accumulation]
             step_batches = [make_batch(share) for share in map(workers.share, chosen) if len(share)]
             counts = [int((batch["labels"] != IGNORED).sum()) for batch in step_batches]
             tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
             labels_in_step, tokens = workers.total(sum(counts), tokens)
-            step_loss = scaler.scale(torch.zeros((), device=precision.device))  # makes the scaler's scale, too
+            step_loss = torch.zeros((), device=precision.device)
+            scaler.scale(step_loss)  # a scaler makes its scale when first asked, and where all shares are empty nobody asks
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
                     loss = model.loss(**precision.to_device(batch)) * (count / max(labels_in_step, 1))
@@ -151,7 +155,7 @@ def train(run: Run) -> None:
             if ended:
                 break
 
-    # the best epoch again, on texts that nothing was chosen by
+    # the best validation's weights again, on texts that nothing was chosen by
     load_weights(model, best)
     metrics = evaluate("test")
     run.exit_if_stopped(ended=True)

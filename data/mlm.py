@@ -14,7 +14,7 @@ IGNORED = -100  # the label of a token that need not be guessed
 def corpus_parts(parts: Parts, corpus: str, data: str) -> Parts:
     """train, validation and test of an adaptation. train is the unlabelled texts, and with "all" the labelled training ones.
 
-    A source without held-out parts (a .txt) gives a tenth to each. Raises `UserError` when nothing is left to train on.
+    A source without held-out parts (a .txt) gives a tenth to each. Raises `UserError` for fewer than three texts.
     """
     names = ("unlabelled",) if corpus == "unsup" else ("unlabelled", "train")
     chosen = [parts[name] for name in names if name in parts]
@@ -65,9 +65,10 @@ def mask_tokens(
     """Chooses tokens to be guessed -> (ids with some replaced, labels: the true id where chosen, else -100).
 
     Each real token is chosen with `probability`. Of the chosen, 80% become [MASK], 10% a random id of the whole
-    vocabulary, 10% stay as they are (BERT, section 3.1 and appendix A.1): a model that met [MASK] only would learn nothing
-    about the words it can see. With `continues` (which ids are ##pieces) whole words are chosen instead of pieces, and all
-    pieces of one share its fate. A pure function of its arguments: `seed` is (seed, epoch, index of the sequence) in training.
+    vocabulary, 10% stay as they are (BERT, section 3.1 and appendix A.1): in fine-tuning there is no [MASK],
+    and where any word may be a fake, each has to be held against the others. With `continues` (which ids are ##pieces) whole
+    words are chosen instead of pieces, and all pieces of one share its fate. A pure function of its arguments: `seed` is
+    (seed, epoch, index of the sequence) in training.
     """
     random = np.random.default_rng(seed)
     groups = np.arange(len(ids))  # for each token, the number of the word it belongs to

@@ -38,7 +38,7 @@ class TrainingArguments:
     min_lr_ratio: float = flag(0.0, "least multiple of the rate after the warmup", low=0.0, high=1.0)
     max_grad_norm: float = flag(1.0, "clip the joint gradient norm to this (0: do not clip)", low=0.0)
     layer_decay: float = flag(1.0, "multiply the rate by this for each block further down", low=0.01, high=1.0)
-    dropout: float | None = flag(None, "of embeddings, attention and feed-forward (default: the model's)", low=0.0, high=0.9)
+    dropout: float | None = flag(None, "of every dropout, the head's too (default: the model's)", low=0.0, high=0.9)
     batching: str = flag("length", "batches of similar length, or at random", choices=("length", "random"))
     max_length: int = flag(256, "tokens of a sequence, [CLS] and [SEP] included", low=3, high=32_768)
     # reports

@@ -8,9 +8,10 @@ from .metrics import cross_entropy
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T that makes logits / T likeliest on held-out labels (Guo et al. 2017, section 4.2), by golden-section search.
+    """The T that makes logits / T likeliest on held-out labels (Guo et al. 2017, section 4.2), by golden section in .05 to 20.
 
-    One number can't change which class is largest, so the accuracy stays; only the confidence moves.
+    One number can't change which class is largest, so the accuracy stays; only the confidence moves. Where all labels are
+    judged right no T is too small, and the lower end is what comes out.
     """
     low, high, golden = math.log(0.05), math.log(20.0), (math.sqrt(5) - 1) / 2
     for _ in range(60):  # each turn keeps 0.618 of the interval: 6.0 · 0.618⁶⁰ is below 1e-11

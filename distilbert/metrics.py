@@ -37,7 +37,7 @@ def masked_lm_metrics(loss_sum: float, right: int, n: int) -> dict:
     From sums and counts, because the exponential of a mean of batch means is another number.
     """
     loss = ratio(loss_sum, n)
-    perplexity = math.inf if loss > 700 else math.exp(loss)  # beyond 700 it has no floating-point number
+    perplexity = math.inf if loss > 700 else math.exp(loss)  # exp overflows a little above 709
     return {"n": n, "loss": loss, "perplexity": perplexity, "masked_accuracy": ratio(right, n)}
 
 
@@ -86,7 +86,7 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Mean |accuracy - confidence| over equal-width bins of confidence, weighted by count (Guo et al. 2017, eq. 5)."""
+    """Mean |accuracy - confidence| over equal-width bins of confidence, weighted by count (Guo et al. 2017, eq. 3)."""
     _, right, confidence = reliability(probabilities, labels, bins)
     return ratio(float(np.abs(right - confidence).sum()), len(labels))
 
@@ -100,9 +100,9 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean squared distance of p(class 1) from what it is, 0 or 1 (Brier 1950); for more classes, of p(label) from 1."""
-    missed = 1 - probabilities[np.arange(len(labels)), labels]
-    return ratio(float((missed**2).sum()), len(labels))
+    """Mean of ½·Σ(p - 1 or 0)² over the classes, half of Brier's (1950); of two classes: (p(class 1) - label)²."""
+    distance = probabilities - np.eye(probabilities.shape[1])[labels]
+    return ratio(float((distance**2).sum()) / 2, len(labels))
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

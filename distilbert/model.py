@@ -25,7 +25,7 @@ from .errors import UserError
 from .fast import draw_seed, has_fused_attention, piecewise, random_words
 
 IGNORED = -100  # a label that counts for nothing, in cross-entropy's own convention
-FAR_BELOW = -30_000.0  # added to a score, it makes the weight exactly zero; still a finite number in half precision
+FAR_BELOW = -30_000.0  # added to a score, it makes the weight zero; -inf would make a row of padding alone NaN
 
 
 class Dropout(nn.Module):
@@ -52,8 +52,8 @@ class Dropout(nn.Module):
 class Embeddings(nn.Module):
     """h₀ = dropout(norm(W[ids] + P[0..T-1])): what the token is, plus where it stands (BERT, section 3).
 
-    BERT adds a third term for the segment; DistilBERT reads single sequences and has none. The positions are learned,
-    so a sequence can't be longer than their table.
+    BERT adds a third term for the segment; DistilBERT leaves it out, as [SEP] parts two segments, too. The positions are
+    learned, so a sequence can't be longer than their table.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -75,8 +75,8 @@ class Attention(nn.Module):
     """softmax(Q·Kᵀ / √K)·V in each of H heads, then one Linear over the heads side by side (Vaswani, 3.2).
 
     Every query asks every key of its sequence "how much do you concern me?"; the softmax makes the answers weights,
-    and the values are averaged with them. √K keeps the scores' spread near one: a sum of K products has variance K,
-    and a softmax of large numbers has no gradient.
+    and the values are averaged with them. √K keeps the scores' spread near one: a sum of K products of independent numbers
+    of variance 1 has variance K, and a softmax of numbers far apart has no gradient.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -117,9 +117,9 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """W₂·gelu(W₁·x + b₁) + b₂, for each token by itself (Vaswani, 3.3). Two thirds of a block's parameters.
+    """W₂·gelu(W₁·x + b₁) + b₂, for each token by itself (Vaswani, 3.3, with ReLU). Two thirds of a block's parameters.
 
-    GELU is x·Φ(x) with the exact Gaussian Φ (Hendrycks & Gimpel 2016), not its tanh approximation.
+    GELU is x·Φ(x) with Φ the exact cumulative Gaussian (Hendrycks & Gimpel 2016), not its tanh approximation.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -184,7 +184,7 @@ class DistilBertModel(nn.Module, Pretrained):
 
 
 class MaskedLMHead(nn.Module):
-    """logits = W·norm(gelu(A·h + a)) + b, with W the word embeddings themselves (BERT, appendix A.2).
+    """logits = W·norm(gelu(A·h + a)) + b, with W the word embeddings themselves (BERT's code; its paper says "softmax" only).
 
     Tying them (Press & Wolf 2017) saves V·D parameters, a third of the model, and trains rows that the input seldom sees.
     """
@@ -216,8 +216,8 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
 
     def labelled_logits(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, rows=None, chosen=None):
         """Logits (M, V) of the positions with a label, 15 in 100, and their labels (M,): no others meet the decoder's V·D."""
-        if rows is None:  # training has asked before the batch went to a GPU, which would have to be waited for
-            rows, chosen = labelled_rows(labels).values()  # (B, R), (M,)
+        if rows is None:  # training has asked before the batch went to a GPU, whose queue the answer's shape would halt
+            rows, chosen = (labelled_rows(labels)[name] for name in ("rows", "chosen"))  # (B, R), (M,)
         hidden = self.encoder(input_ids, attention_mask, rows).flatten(0, 1)[chosen]  # (M, D)
         targets = labels.gather(1, rows).flatten()[chosen]  # (M,)
         return self.head(hidden, self.encoder.embeddings.words.weight), targets  # (M, V), (M,)
@@ -277,12 +277,12 @@ class DistilBertForSequenceClassification(nn.Module, Pretrained):
 
 
 def at_least_fp32(logits: Tensor) -> Tensor:
-    """Half precision becomes fp32: the exponentials of a softmax over V words don't sum well in 8 bits of mantissa."""
+    """Half precision becomes fp32: in 8 bits of mantissa the neighbours of a loss of 10 lie 1/16 apart."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def initialise(std: float):
-    """Fresh weights: normal(0, std) for matrices, zero for biases and the padding row, one for norms (BERT's code)."""
+    """Fresh weights: normal(0, std) for matrices, zero for biases and the padding row, one for norms (as transformers)."""
 
     def init(module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):

@@ -22,7 +22,7 @@ def parameter_groups(
     Decay shrinks the matrices of Linear and Embedding only: a norm's scale belongs near one and a bias has nothing to
     shrink for. They are told apart by module type, because names differ between models (`decay_all`: decay them too).
     The rate of block i is multiplied by layer_decay**(L - 1 - i), of the embeddings by layer_decay**L (Howard & Ruder
-    2018, section 3.2; Sun et al. 2019, section 5.4.3): early layers hold what is general and move less. Parameters outside
+    2018, section 3.2; Sun et al. 2019, section 5.3.4): early layers hold what is general and move less. Parameters outside
     `model.encoder` are the head's, with their own rate.
     """
     groups: dict[tuple[float, float], list[Tensor]] = {}
@@ -67,9 +67,9 @@ def learning_rate_factor(
 ) -> float:
     """What the peak rate is multiplied by in optimizer step `step` = 0, 1, …, total_steps - 1.
 
-    It rises in a line from 0 to 1 over the warmup: Adam's first second moments are built from few gradients, and a full
-    step on them is a leap in the dark. Then it falls in a line to 0 ("linear") or stays ("constant_with_warmup"), but
-    never below min_lr_ratio once warm.
+    It rises in a line from 0 to 1 over the warmup (step 0 moves nothing, as in transformers): Adam's first second moments are
+    built from few gradients, and a full step on them is a leap in the dark. Then it falls in a line to 0 ("linear") or stays
+    ("constant_with_warmup"), but never below min_lr_ratio once warm.
     """
     if step < warmup_steps:
         return step / warmup_steps
@@ -90,7 +90,8 @@ class AdamW(torch.optim.Optimizer):
 
         m ← β₁·m + (1-β₁)·g           running mean of the gradient
         v ← β₂·v + (1-β₂)·g²          running mean of its square
-        p ← p - lr·λ·p                decay, apart from the gradient: through it, v would shrink it for large gradients
+        p ← p - lr·λ·p                decay (λ times the rate, as in torch; the paper has λ times the schedule alone),
+                                      apart from the gradient: through it, v would shrink it for large gradients
         p ← p - lr·m̂ / (√v̂ + ε)       with m̂ = m/(1-β₁ᵗ) and v̂ = v/(1-β₂ᵗ), as m and v began at zero
 
     A parameter in bf16 has a *master* copy in fp32, which is what the formulas change: a step of 1e-5 of a weight is lost
@@ -106,8 +107,8 @@ class AdamW(torch.optim.Optimizer):
                     self.state[p]["master"] = p.detach().clone()
 
     @torch.no_grad()
-    def step(self, closure=None) -> bool:
-        """Always True. A loss scaler passes it on, or returns None instead of calling: the overflows, without another look."""
+    def step(self) -> bool:
+        """Returns True: a loss scaler's own `step` passes it on, and None after an overflow, when it calls no optimizer."""
         for group in self.param_groups:
             (beta1, beta2), lr = group["betas"], group["lr"]
             for p in group["params"]:

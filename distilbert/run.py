@@ -113,12 +113,13 @@ class Run:
     # ---- beginning
 
     def finished(self) -> bool:
-        """Whether --resume finds the final record of a run of as many steps as are asked for."""
+        """Whether --resume finds the final record of a run of as many steps as are asked for, if a number is."""
         path = self.directory / "run.json"
         if not (self.arguments.resume and path.exists()):
             return False
         was = read_json(path).get("arguments")
-        return isinstance(was, dict) and all(was.get(name) == getattr(self.arguments, name) for name in MAY_GROW)
+        length = {name: getattr(self.arguments, name) for name in MAY_GROW}
+        return isinstance(was, dict) and (not any(length.values()) or all(was.get(name) == length[name] for name in MAY_GROW))
 
     def begin(self) -> dict[str, Tensor] | None:
         """The tensors of the checkpoint to go on from, or None for a fresh start; resolves every `auto`. Changes no file.
@@ -160,7 +161,9 @@ class Run:
             raise UserError(f"{self.checkpoints}: of another version of this project; start anew: --overwrite") from None
 
     def _take_over(self, stored: dict) -> None:
-        """Keeps what the run resolved, and refuses what would make it another run."""
+        """Keeps what the run resolved, and its length when none is asked for; refuses what would make it another run."""
+        if not any(getattr(self.arguments, name) for name in MAY_GROW):
+            self.arguments = dataclasses.replace(self.arguments, **{name: stored.get(name) for name in MAY_GROW})
         for name, value in dataclasses.asdict(self.arguments).items():
             was = stored.get(name)
             if name in ("device", "precision") and value == "auto":
@@ -260,7 +263,7 @@ class Run:
         for (step, _, _, labels, texts), loss, norm in zip(self.window, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise UserError(
-                    f"the loss was {loss} and its gradient's norm {norm} in step {step}, on the training texts number "
+                    f"the loss was {loss} and its gradient's norm {norm} in step {step}, on the training sequences number "
                     f"{', '.join(map(str, texts[:16]))}{' …' if len(texts) > 16 else ''}; the checkpoints before it are kept. "
                     "Try again with a smaller --learning_rate, or --precision fp32"
                 )

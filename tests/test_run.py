@@ -246,7 +246,7 @@ def test_a_step_that_went_wrong_is_named_with_its_texts_and_nothing_is_saved(tmp
         step(run, **wrong)
         step(run, loss=math.nan)
         for report in (lambda: run.log_training(9, 0.1), lambda: run.save(model, optimizer, scaler, {})):
-            with pytest.raises(UserError, match=r"in step 2, on the training texts number 1, 2, 3, 4; .*--learning_rate"):
+            with pytest.raises(UserError, match=r"in step 2, on the training sequences number 1, 2, 3, 4; .*--learning_rate"):
                 report()
     assert not list(tmp_path.glob("checkpoint/step-*"))
 

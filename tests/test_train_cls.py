@@ -226,7 +226,7 @@ def test_a_run_that_diverged_is_an_error_that_keeps_the_checkpoint_before(train,
         return torch.stack([p.grad.mul_(factor).sum() for p in parameters]).sum()
 
     monkeypatch.setattr(train_cls, "clip_grad_norm_", poison)
-    with pytest.raises(UserError, match=r"norm nan in step 4, on the training texts number .* --learning_rate"):
+    with pytest.raises(UserError, match=r"norm nan in step 4, on the training sequences number .* --learning_rate"):
         train("run")
     assert [path.name for path in (tmp_path / "run" / "checkpoint").glob("*step*")] == ["step-3"]
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -339,6 +339,21 @@ def test_more_epochs_may_be_asked_of_a_finished_run(train):
     assert log(directory)[-1]["step"] == 9 and record(directory)["arguments"]["num_train_epochs"] == 3
     with pytest.raises(UserError, match="--num_train_epochs 2 is less than the run's 3"):
         train("run", "--resume")
+
+
+@pytest.mark.parametrize("length", [["--max_steps", "5"], ["--num_train_epochs", "1"]])
+def test_resume_without_the_runs_length_keeps_it(finished, tmp_path, monkeypatch, length):
+    """The default is 5 epochs of 8 steps."""
+    flags = [*finished.flags, "--output_dir", str(tmp_path / "cut")]
+    where = flags.index("--num_train_epochs")
+    del flags[where : where + 2]
+    train_and_die(lambda _, *more: train_cls.main([*flags, *more]), monkeypatch, 2, *length, "--save_steps", "1")
+    train_cls.main([*flags, "--resume"])
+    steps = record(tmp_path / "cut")["steps"]
+    assert steps == (5 if "--max_steps" in length else 8)
+    before = (tmp_path / "cut" / "run.json").stat().st_mtime_ns
+    train_cls.main([*flags, "--resume"])  # finished: nothing is left to do
+    assert (tmp_path / "cut" / "run.json").stat().st_mtime_ns == before
 
 
 def test_fewer_steps_than_a_run_has_made_are_refused(train):

@@ -178,6 +178,12 @@ def test_a_line_that_stands_twice_in_a_text_file_is_not_trained_on_and_held_out(
     assert sizes["dropped_duplicates"] > 0 and f"{sizes['dropped_duplicates']} dropped" in capsys.readouterr().out
 
 
+def test_a_text_file_of_one_text_again_and_again_is_refused_in_words(tmp_path):
+    (tmp_path / "book.txt").write_text("The same line.\n" * 3)
+    with pytest.raises(UserError, match=r"book\.txt: every text to adapt to also stands in validation or test"):
+        train_mlm.main([*TINY, "--data", str(tmp_path / "book.txt"), "--output_dir", str(tmp_path / "run")])
+
+
 def test_dropout_is_of_the_adaptation_and_not_of_the_model_that_comes_of_it(adapted, tmp_path, corpus):
     stored = json.loads((adapted / "checkpoint" / "arguments.json").read_text())
     config = json.loads((adapted / "config.json").read_text())
