@@ -26,7 +26,7 @@ def draw_seed() -> int:
 def random_words(count: int, seed: int, device: torch.device) -> Tensor:
     """Random 64-bit words (count,): hashes of seed, seed + 1, …; torch's own generator draws them one after the other.
 
-    Steps of 2⁶⁴/φ, mixed as in splitmix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators", figure 17).
+    Steps of 2⁶⁴/φ, mixed as in splitmix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators").
     A multiplication stands last, because torch's >> repeats the sign and so would clear that bit.
     """
     x = torch.arange(seed, seed + count, device=device).mul_(-0x61C8864680B583EB)
