@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network
+os.environ["no_proxy"] = "*"  # and the servers of some tests are on this machine
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is equal to the bit is so on a CPU
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it, and its children would too
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that a bare `pytest` finds the packages
 
@@ -95,6 +97,7 @@ FILLER = ["the", "film", "a", "plot", "this", "actor", "with", "scene", "and", "
 DULL = ["dull", "awful", "clumsy", "boring", "hollow", "dreadful"]
 LOVELY = ["lovely", "brilliant", "warm", "funny", "moving", "superb"]
 TINY = ["--model", "scratch-tiny", "--max_length", "48", "--precision", "fp32", "--learning_rate", "5e-3"]
+TINY += ["--device", "cpu"]
 
 
 def write_toy_corpus(path: Path, count: int = 160, seed: int = 0) -> Path:
@@ -109,9 +112,10 @@ def write_toy_corpus(path: Path, count: int = 160, seed: int = 0) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Nobody's ~/.cache is read or written."""
+def own_place(tmp_path_factory):
+    """Nobody's ~/.cache is read or written, and nobody's GPU is used."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mps, "is_available", lambda: False)
         patch.setenv("DISTILBERT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -1,6 +1,8 @@
 """benchmarks/: the useful operations are those that torch counts, and a machine without bf16 meets fp32 contestants only."""
 
+import itertools
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -54,8 +56,27 @@ def test_operations_of_a_forward_pass_are_those_of_its_products():
     assert sum(2 * count * a * b * c for count, a, b, c in shapes) == whole
 
 
-def test_the_rate_of_products_is_positive_and_finite():
-    assert 0 < flops.product_rate([(1, 8, 16, 8), (2, 4, 4, 4)], torch.float32, seconds=0.01) < 1e15
+def test_the_rate_of_products_is_all_operations_over_all_time(monkeypatch):
+    """A second a look at the clock: after the first, two more products and looks, and a last one, so 3 of each in 4 seconds."""
+    clock = itertools.count()
+    monkeypatch.setattr(flops.time, "perf_counter", lambda: float(next(clock)))
+    operations = 2 * (1 * 8 * 16 * 8 + 2 * 4 * 4 * 4)
+    found = flops.product_rate([(1, 8, 16, 8), (2, 4, 4, 4)], torch.float32, seconds=3)
+    assert found == pytest.approx(operations / (2 * 4 / 3))
+
+
+def test_a_ratio_is_ours_over_theirs_round_by_round(monkeypatch):
+    tokens = {"ours auto": iter([100, 300]), "trainer default": iter([50, 100])}
+    limit = {"useful_gflops": 1.0, "limit_gflops": 2.0, "share": 0.5}
+    monkeypatch.setattr(compare, "write_folder", lambda *_: [])
+    monkeypatch.setattr(compare, "share_of_limit", lambda *_: limit)
+    monkeypatch.setattr(
+        compare, "turn", lambda _, __, name, ___, seed: {"tokens": next(tokens[name]), "seconds": 2.0, "peak_memory": 7 + seed}
+    )
+    given = Namespace(data="", batch_size=1, steps=1, rounds=2)
+    found = compare.compare("minilm", "classification", given, bf16=False)["contestants"]
+    assert found["trainer default"]["ours_is_faster_by"] == {"median": 2.5, "least": 2.0, "most": 3.0}
+    assert (found["ours auto"]["tokens_per_second"], found["ours auto"]["peak_memory_bytes"]) == (100.0, 8)
 
 
 def test_without_bf16_in_hardware_nobody_needs_it():

@@ -130,6 +130,7 @@ def test_two_processes_stop_at_one_step_and_resume(tmp_path, script, signalled):
     run(2, script, *flags, "--output_dir", str(tmp_path / "whole"))
     process = launch(2, script, *flags, "--output_dir", str(tmp_path / "cut"))
     while not (tmp_path / "cut" / "log.jsonl").exists() or len(log(tmp_path / "cut")) < 10:
+        assert process.poll() is None
         time.sleep(0.05)
     if signalled == "one":
         os.kill(max(workers_of(process)), signal.SIGTERM)
@@ -150,6 +151,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
         2, "train_cls.py", "--data", str(corpus), *FLAGS, "--max_steps", "100000", "--output_dir", str(tmp_path / "x")
     )
     while not (tmp_path / "x" / "log.jsonl").exists():
+        assert process.poll() is None
         time.sleep(0.05)
     children = workers_of(process)
     os.kill(max(children), signal.SIGKILL)

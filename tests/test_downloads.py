@@ -95,6 +95,7 @@ def test_a_download_that_is_killed_leaves_no_file_and_the_next_start_begins_anew
     process = warm.WARM.Process(target=download, args=(f"{address}/once/stalls", path), kwargs={"sha256": SHA256})
     process.start()
     while not any(left.stat().st_size for left in tmp_path.glob("cache/.file.*.part")):
+        assert process.is_alive()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()

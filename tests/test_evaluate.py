@@ -1,6 +1,7 @@
 """evaluate.py: the run's own figures again, other data, calibration, errors, single texts."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import write_toy_corpus
+from conftest import TINY, train_and_record, write_toy_corpus
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 import evaluate
@@ -51,8 +52,11 @@ def judged(monkeypatch) -> list[np.ndarray]:
 
 def measure(run: Path, *flags) -> dict:
     """Runs evaluate.py and returns what it wrote about the data."""
+    for old in run.glob("eval-*.json"):
+        os.utime(old, (0, 0))
     evaluate.main(["--model", str(run), "--precision", "fp32", *map(str, flags)])
-    return json.loads(max(run.glob("eval-*.json"), key=lambda path: path.stat().st_mtime_ns).read_text())
+    (written,) = (path for path in run.glob("eval-*.json") if path.stat().st_mtime > 0)
+    return json.loads(written.read_text())
 
 
 def test_the_runs_own_logits_and_figures_come_out_again(finished, run, judged, capsys):
@@ -91,6 +95,20 @@ def test_each_part_of_the_runs_data_can_be_measured(run):
     assert measure(run, "--part", "train", "--eval_size", 9)["n"] == 9 and measure(run, "--eval_size", 10)["n"] == 10
 
 
+def test_the_subset_that_the_run_was_tested_on_is_measured_again(corpus, tmp_path, judged):
+    flags = [*TINY, "--data", str(corpus), "--eval_size", "6", "--seed", "3", "--max_steps", "1"]
+    expected = train_and_record([*flags, "--output_dir", str(tmp_path / "run")])
+    assert measure(tmp_path / "run")["n"] == 6
+    np.testing.assert_allclose(judged[0], expected, rtol=0, atol=1e-5)
+
+
+def test_nothing_is_written_into_a_downloaded_model(run, other, monkeypatch):
+    monkeypatch.setattr(evaluate, "locate", lambda name: run)
+    before = sorted(run.rglob("*"))
+    evaluate.main(["--model", "owner/name", "--precision", "fp32", "--data", str(other)])
+    assert sorted(run.rglob("*")) == before
+
+
 def test_the_training_part_is_what_the_run_was_trained_on(run, judged):
     stored = run / "checkpoint" / "arguments.json"
     stored.write_text(json.dumps(json.loads(stored.read_text()) | {"train_size": 24}))
@@ -116,9 +134,9 @@ def test_a_temperature_of_other_data_leaves_the_runs_own_alone(run, tmp_path):
 
 
 def test_a_calibration_without_a_validation_part_is_refused_before_anything_is_judged(run, other, judged):
-    with pytest.raises(UserError, match="validation"):
+    with pytest.raises(UserError, match=r"other\.films\.jsonl: has no validation part"):
         measure(run, "--data", other, "--calibrate")
-    assert judged == []
+    assert judged == [] and not (run / "calibration.json").exists()
 
 
 def test_another_part_leaves_the_record_of_the_test_part_alone(run):
@@ -282,9 +300,10 @@ def test_errors_of_imdb_are_told_apart_by_stars(run, tmp_path, capsys):
             (folder / f"{i}_{8 + i % 3 if i % 2 else 1 + i % 4}.txt").write_text(
                 f"{'lovely' if i % 2 else 'dull'} film {i} {part}"
             )
-    measure(run, "--data", tmp_path / "aclImdb", "--errors", 1)
+    kinds = measure(run, "--data", tmp_path / "aclImdb", "--errors", 1)["kinds"]
     said = capsys.readouterr().out
     assert [int(stars) for stars in re.findall(r"(\d+) stars of 10", said)] == [1, 3, 8, 9, 10]
+    assert [kinds[f"{stars} stars of 10"]["n"] for stars in (1, 3, 8, 9, 10)] == [8, 7, 5, 5, 5]
 
 
 # ---- what is refused
@@ -331,14 +350,9 @@ def test_a_wrong_flag_is_refused_by_name(run, flags, match):
     refused(match, "--model", run, *flags)
 
 
-def test_data_without_a_validation_part_is_refused_for_calibration(run, other):
-    refused(r"other\.films\.jsonl: has no validation part", "--model", run, "--data", other, "--calibrate")
-    assert not (run / "calibration.json").exists()
-
-
 def test_a_tokenizer_with_more_pieces_than_the_model_is_refused(run, other):
     Tokenizer.from_texts([other.read_text(), *map(str, range(1000, 1300))]).save_pretrained(run, 512)
-    refused("tokenizer", "--model", run, "--data", other)
+    refused("not a pair", "--model", run, "--data", other)
 
 
 def test_as_a_program_it_judges_a_text_and_answers_a_wrong_flag_in_two_lines(run):

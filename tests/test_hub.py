@@ -126,7 +126,7 @@ def test_the_time_limit_holds_for_all_addresses_of_the_hub_together(monkeypatch)
     monkeypatch.setattr(socket.socket, "connect", never_connects)
     started = time.monotonic()
     assert not hub.answers("https://huggingface.co")
-    assert time.monotonic() - started < 0.6
+    assert time.monotonic() - started < 1.2  # eight addresses one after the other would take 1.6
 
 
 @pytest.mark.parametrize("status", [200, 404, 503])

@@ -18,7 +18,7 @@ def sources():
     """Module name → syntax tree of every file of the project, tests aside."""
     paths = [
         *ROOT.glob("*.py"),
-        *(path for folder in ("distilbert", "data", "benchmarks") for path in (ROOT / folder).rglob("*.py")),
+        *(path for folder in ("distilbert", "data", "benchmarks", "results") for path in (ROOT / folder).rglob("*.py")),
     ]
     return {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
@@ -113,11 +113,11 @@ def test_transformers_appears_in_tests_and_benchmarks_only():
 def test_the_requirements_are_all_that_is_needed():
     ours = {name.split(".")[0] for name in TREES}
     for name, modules in IMPORTS.items():
-        if not name.startswith("benchmarks"):
+        if not name.startswith(("benchmarks", "results")):
             foreign = {module.split(".")[0] for module in modules} - ours - set(sys.stdlib_module_names)
             assert foreign <= RUNTIME | OPTIONAL, name
-    pinned = {line.partition("==")[0] for line in (ROOT / "requirements.txt").read_text().split()}
-    assert pinned == RUNTIME
+    lines = (ROOT / "requirements.txt").read_text().split()
+    assert all("==" in line for line in lines) and {line.partition("==")[0] for line in lines} == RUNTIME
 
 
 def test_no_file_loads_or_writes_a_pickle():

@@ -405,7 +405,15 @@ def test_a_half_precision_model_has_its_loss_in_fp32(architecture):
     assert loss_of(model, *ragged_batch()).dtype == torch.float32
 
 
-def test_the_softmax_of_a_loss_is_taken_in_fp32():
+def test_the_loss_of_a_half_precision_model_is_that_of_its_logits_in_fp32():
+    (ids, mask), labels = ragged_batch(), torch.tensor([4, 0, 1, 3])
+    classifier, masked_lm = our_model(ARCHITECTURES[2]).bfloat16(), our_model(ARCHITECTURES[1]).bfloat16()
+    close(classifier.loss(ids, mask, labels), F.cross_entropy(classifier(ids, mask).float(), labels), 1e-6)
+    logits, targets = masked_lm.labelled_logits(ids, mask, mlm_labels())
+    close(masked_lm.loss(ids, mask, mlm_labels()), F.cross_entropy(logits.float(), targets), 1e-6)
+
+
+def test_logits_become_fp32_unless_they_are_more():
     logits = torch.tensor([[3.0, 1.0, -2.0]], dtype=torch.bfloat16)
     assert ours.at_least_fp32(logits).dtype == torch.float32
     assert ours.at_least_fp32(logits.double()).dtype == torch.float64

@@ -9,7 +9,7 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 
 import train_cls
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification
-from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate, slices
+from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
 
 SHAPES = [(517, 521), (262_144,), (7, 5, 3), ()]  # more than one slice and no multiple of it, exactly one, less, a number
 SPLIT = [([0, 3], {"lr": 3e-3, "weight_decay": 0.1}), ([1, 2], {"lr": 7e-4, "weight_decay": 0.0})]
@@ -128,15 +128,6 @@ def test_small_steps_add_up_in_bf16_where_without_master_weights_all_are_lost():
             optimizer.step()
     assert theirs.tolist() == [1.0] * 3
     assert ours.tolist() == [1 - 1 / 256] * 3  # 0.997, rounded to the neighbour of one
-
-
-def test_slices_are_views_that_hold_each_element_once():
-    a, b = torch.arange(35.0).view(5, 7), torch.zeros(5, 7)
-    pieces = list(slices(a, b, size=8))
-    assert [len(piece) for piece, _ in pieces] == [8, 8, 8, 8, 3]
-    for piece, target in pieces:
-        target += piece
-    assert torch.equal(a, b)
 
 
 # ---- parameter groups

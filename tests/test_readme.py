@@ -1,5 +1,6 @@
 """Front page and results page against the tree and the records: commands parse, files exist, figures are the records'."""
 
+import importlib
 import json
 import re
 import shlex
@@ -22,7 +23,7 @@ COMMANDS = [
     shlex.split(line, comments=True)
     for block in re.findall(r"```bash\n(.*?)```", TEXT + RESULTS, re.DOTALL)
     for line in block.splitlines()
-    if line.startswith("python ")
+    if line.startswith(("python ", "torchrun "))
 ]
 sys.path.insert(0, str(ROOT / "results"))
 
@@ -33,8 +34,15 @@ SCRIPTS = {"train_cls.py": train_cls, "train_mlm.py": train_mlm, "evaluate.py": 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_names_what_exists_and_its_flags_parse(command):
+    if command[0] == "torchrun":
+        assert command[1] == "--nproc-per-node"
+        command = command[2:]
     if command[1] == "-m":
-        assert (ROOT / (command[2].replace(".", "/") + ".py")).exists()
+        module = importlib.import_module(command[2])
+        own = [kind for name, kind in vars(module).items() if name.endswith("Arguments") and kind.__module__ == command[2]]
+        assert len(own) == 1 or (command[2], len(command)) == ("distilbert.checkpoint", 4)  # which takes a name and no flag
+        for kind in own:
+            parse(kind, command[3:])
     elif command[1] == "results/table.py":
         assert all(run.startswith("runs/") for run in command[2:])
     elif command[1].startswith("benchmarks/"):
@@ -91,6 +99,26 @@ def test_the_floor_is_that_of_its_record():
     assert f"stands at {record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in RESULTS
     record = json.loads((ROOT / "results" / "tfidf-sample.json").read_text())
     assert f"word counts judges\n{record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in TEXT
+
+
+def test_the_quickstarts_output_is_that_of_its_record():
+    record = json.loads((ROOT / "results" / "quickstart.json").read_text())
+    test, best = record["metrics"]["test"], record["metrics"]["validation"]
+    low, high = test["accuracy_interval"]
+    interval = f"test accuracy {test['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f}) on {test['n']} texts"
+    assert f"{interval}, F1 {test['f1']:.4f}, ROC-AUC {test['roc_auc']:.4f}\n" in TEXT
+    figures = "  ".join(f"{name} {best[name]:.4f}" for name in ("loss", "accuracy", "f1"))
+    assert f"step {record['best_step']}, epoch 3: validation {figures}  (best so far)\n" in TEXT
+    assert f"best validation: step {record['best_step']}\n" in TEXT
+    sizes = ", ".join(f"{part} {record['data'][part]}" for part in ("train", "validation", "test"))
+    assert f"sample: {sizes}; {record['data']['dropped_duplicates']} dropped" in TEXT
+
+
+def test_the_trainers_accuracy_is_told_beside_ours():
+    said = re.search(r"heads? of two layers, gets (\.\d+) to our (\.\d+)\.", RESULTS).groups()
+    for accuracy, name in zip(said, ("trainer-imdb-2000-seed0", "imdb-2000-seed0"), strict=True):
+        record = json.loads((ROOT / "results" / f"{name}.json").read_text())
+        assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{accuracy}"
 
 
 GUESSED = {
