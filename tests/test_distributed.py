@@ -117,11 +117,15 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, script):
     assert_same_run(tmp_path / "of-1", tmp_path / "of-2")
 
 
+NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the workers are found in Linux's /proc")
+
+
 def workers_of(process: subprocess.Popen) -> list[int]:
     return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if f" {process.pid} " in path.read_text()]
 
 
 @pytest.mark.slow
+@NEEDS_PROC
 @pytest.mark.parametrize("script", ["train_cls.py", "train_mlm.py"])
 @pytest.mark.parametrize("signalled", ["both", "one"])
 def test_two_processes_stop_at_one_step_and_resume(tmp_path, script, signalled):
@@ -145,6 +149,7 @@ def test_two_processes_stop_at_one_step_and_resume(tmp_path, script, signalled):
 
 
 @pytest.mark.slow
+@NEEDS_PROC
 def test_a_process_that_dies_ends_the_others(tmp_path):
     corpus = write_toy_corpus(tmp_path / "toy.jsonl", 400)
     process = launch(

@@ -149,10 +149,7 @@ def test_a_rule_of_a_tokenizer_file_that_would_end_the_process_is_not_used(tmp_p
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     content["post_processor"]["single"][0]["SpecialToken"]["id"] = "[NOWHERE]"  # the library panics on such a name
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    try:
-        tokenizer = Tokenizer.from_pretrained(tmp_path)
-    except UserError:
-        return
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
     assert tokenizer.encode("a film")[0] == tokenizer.cls_id
 
 
