@@ -128,11 +128,19 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_arguments(directory: Path) -> dict:
+    """What a run was trained with; of one whose checkpoints are gone its record says so, with the name of --data alone."""
     path = directory / "checkpoint" / "arguments.json"
     if not path.exists():
+        path = directory / "run.json"
+    if not path.exists():
         return {}
+    stored = read_json(path)
+    if path.name == "run.json":
+        stored = stored.get("arguments", {})
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: arguments is {stored!r}, expected an object")
     names = ("data", "split", "keep_breaks", "keep_duplicates", "train_size", "eval_size", "seed", "max_length", "truncation")
-    used = {name: value for name, value in read_json(path).items() if name in names}
+    used = {name: value for name, value in stored.items() if name in names}
     return check_stored(Arguments, check_stored(TrainingArguments, used, path), path)
 
 

@@ -59,17 +59,17 @@ def train(run: Run) -> None:
 
     # text → parts → ids
     parts = load(args.data, args.split, args.keep_breaks)
+    parts.pop("unlabelled", None)
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
     parts = check_classes(parts, ("train", "validation", "test"), args.data)
     model, tokenizer = starting_point(
         DistilBertForSequenceClassification, args, parts["train"].texts, classifier_head=args.classifier_head
     )
     identity = tokenizer.backend.to_str()
-    sequences, labels = {}, {}
+    sequences, labels = {}, {name: part.labels for name, part in parts.items()}
     for name, part in parts.items():
         table = tokenise(part.texts, tokenizer.encode_batch, identity)
         sequences[name] = [truncate(ids, args.max_length, args.truncation) for ids in table]
-        labels[name] = part.labels
     lengths = np.array([len(ids) for ids in sequences["train"]])
 
     def make_batch(indices: np.ndarray) -> dict[str, torch.Tensor]:
@@ -80,6 +80,7 @@ def train(run: Run) -> None:
             logits = predict_logits(model, sequences[name], tokenizer.pad_id, args.eval_batch_size)
         return logits, classification_metrics(logits, labels[name])
 
+    args = run.settle(epochs=3 if len(parts["train"]) >= 1_000 else 5)  # little text is soon read, not soon learnt
     run.describe(parts, dropped, lengths, precision)
 
     # model, optimizer, schedule
@@ -93,8 +94,7 @@ def train(run: Run) -> None:
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps
     steps_per_epoch = math.ceil(math.ceil(len(lengths) / args.batch_size) / accumulation)
-    epochs = args.num_train_epochs or (3 if len(parts["train"]) >= 1_000 else 5)  # little text is soon read, not soon learnt
-    total_steps = args.max_steps or steps_per_epoch * epochs
+    total_steps = args.max_steps or steps_per_epoch * args.num_train_epochs
     warmup_steps = math.ceil(total_steps * args.warmup_ratio)
 
     model.train()
@@ -103,9 +103,8 @@ def train(run: Run) -> None:
         for first in range(progress.steps_in_epoch * accumulation, len(batches), accumulation):
             started = time.perf_counter()
             torch.manual_seed(step_seed(args.seed, progress.step, workers.rank))  # dropout depends on these alone
-            factor = learning_rate_factor(
-                progress.step - progress.skipped, total_steps, warmup_steps, args.lr_scheduler_type, args.min_lr_ratio
-            )
+            done = progress.step - progress.skipped
+            factor = learning_rate_factor(done, total_steps, warmup_steps, args.lr_scheduler_type, args.min_lr_ratio)
             set_learning_rate(optimizer, factor)
 
             # forward and backward: each batch counts by its share of the step's labels, so that the sum is that of one batch

@@ -23,6 +23,7 @@ class Arguments(TrainingArguments):
     mlm_probability: float = flag(0.15, "share of the tokens to be guessed", low=0.001, high=0.999)
     whole_word_masking: bool = flag(False, "hide all pieces of a word together")
     pack: bool = flag(False, "join all texts and cut them every max_length tokens, as transformers' examples do")
+    truncate: bool = flag(False, "cut a long text at max_length instead of making several windows of it")
     corpus: str = flag("all", "which texts: unlabelled and training ones, or unlabelled alone", choices=("all", "unsup"))
 
 
@@ -34,6 +35,7 @@ import numpy as np
 import torch
 
 from data.batches import epoch_batches, tokenise
+from data.cls import truncate
 from data.mlm import corpus_parts, mask_tokens, masked_batch, packed, windows
 from data.sources import load, prepare
 from distilbert.errors import UserError
@@ -72,7 +74,10 @@ def train(run: Run) -> None:
     sequences = {}
     for name, part in parts.items():
         table = tokenise(part.texts, tokenizer.encode_batch, identity)
-        sequences[name] = packed(table, args.max_length) if args.pack else windows(table, args.max_length)
+        if args.truncate:
+            sequences[name] = [truncate(ids, args.max_length, "head") for ids in table]
+        else:
+            sequences[name] = packed(table, args.max_length) if args.pack else windows(table, args.max_length)
     lengths = np.array([len(ids) for ids in sequences["train"]])
     continues = tokenizer.continues if args.whole_word_masking else None
 
@@ -89,6 +94,7 @@ def train(run: Run) -> None:
             pairs = [mask(name, i, 0) for i in range(len(sequences[name]))]
             return masked_lm_metrics(*masked_lm_totals(model, pairs, tokenizer.pad_id, args.eval_batch_size))
 
+    args = run.settle(epochs=3)
     run.describe(parts, dropped, lengths, precision)
 
     # model, optimizer, schedule
@@ -100,8 +106,7 @@ def train(run: Run) -> None:
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps
     steps_per_epoch = math.ceil(math.ceil(len(lengths) / args.batch_size) / accumulation)
-    epochs = args.num_train_epochs or 3
-    total_steps = args.max_steps or steps_per_epoch * epochs
+    total_steps = args.max_steps or steps_per_epoch * args.num_train_epochs
     warmup_steps = math.ceil(total_steps * args.warmup_ratio)
 
     if progress.step == 0:
@@ -112,9 +117,8 @@ def train(run: Run) -> None:
         for first in range(progress.steps_in_epoch * accumulation, len(batches), accumulation):
             started = time.perf_counter()
             torch.manual_seed(step_seed(args.seed, progress.step, workers.rank))  # dropout depends on these alone
-            factor = learning_rate_factor(
-                progress.step - progress.skipped, total_steps, warmup_steps, args.lr_scheduler_type, args.min_lr_ratio
-            )
+            done = progress.step - progress.skipped
+            factor = learning_rate_factor(done, total_steps, warmup_steps, args.lr_scheduler_type, args.min_lr_ratio)
             set_learning_rate(optimizer, factor)
 
             # forward and backward: each batch counts by its share of the step's labels, so that the sum is that of one batch

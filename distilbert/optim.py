@@ -90,13 +90,12 @@ class AdamW(torch.optim.Optimizer):
 
         m ← β₁·m + (1-β₁)·g           running mean of the gradient
         v ← β₂·v + (1-β₂)·g²          running mean of its square
-        p ← p - lr·λ·p                decay (λ times the rate, as in torch; the paper has λ times the schedule alone),
-                                      apart from the gradient: through it, v would shrink it for large gradients
+        p ← p - lr·λ·p                decay, apart from the gradient: through it, v would shrink it for large gradients
         p ← p - lr·m̂ / (√v̂ + ε)       with m̂ = m/(1-β₁ᵗ) and v̂ = v/(1-β₂ᵗ), as m and v began at zero
 
     A parameter in bf16 has a *master* copy in fp32, which is what the formulas change: a step of 1e-5 of a weight is lost
     in bf16, whose neighbouring numbers lie 1/128 apart. The parameter is then the master, rounded. `master_weights` takes
-    the copies now, before the parameters themselves are rounded.
+    the copies now, before the parameters themselves are rounded. (lr·λ as in torch; the paper has λ times the schedule.)
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, master_weights: bool = False):

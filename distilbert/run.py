@@ -118,8 +118,12 @@ class Run:
         if not (self.arguments.resume and path.exists()):
             return False
         was = read_json(path).get("arguments")
-        length = {name: getattr(self.arguments, name) for name in MAY_GROW}
-        return isinstance(was, dict) and (not any(length.values()) or all(was.get(name) == length[name] for name in MAY_GROW))
+        if not isinstance(was, dict):
+            return False
+        epochs, steps = (getattr(self.arguments, name) for name in MAY_GROW)
+        if steps:
+            return was.get("max_steps") == steps
+        return epochs is None or (was.get("num_train_epochs"), was.get("max_steps")) == (epochs, None)
 
     def begin(self) -> dict[str, Tensor] | None:
         """The tensors of the checkpoint to go on from, or None for a fresh start; resolves every `auto`. Changes no file.
@@ -172,6 +176,14 @@ class Run:
                 raise UserError(f"--resume: the run has --{name} {was}, not {value}; leave it so, or use another --output_dir")
             elif name in MAY_GROW and None not in (was, value) and value < was:
                 raise UserError(f"--resume: --{name} {value} is less than the run's {was}; it may only grow")
+            elif name == "max_steps" and value is None and was is not None:
+                raise UserError(f"--resume: the run was to have --max_steps {was}; give as many or more, or neither length")
+
+    def settle(self, epochs: int):
+        """The arguments, with `epochs` for --num_train_epochs where the command line leaves it open: from here on the run's."""
+        if self.arguments.num_train_epochs is None:
+            self.arguments = dataclasses.replace(self.arguments, num_train_epochs=epochs)
+        return self.arguments
 
     def restore(self, model: nn.Module, optimizer: AdamW, scaler, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """Puts a checkpoint's tensors back where `save` took them; returns the best weights so far.

@@ -367,8 +367,8 @@ MUTATIONS = [
     Mutation(
         "schedule-does-not-wait",
         "train_cls.py",
-        "progress.step - progress.skipped, total_steps",
-        "progress.step, total_steps",
+        "done = progress.step - progress.skipped",
+        "done = progress.step",
         "train_cls::a_step_that_overflows_in_fp16_teaches_nothing_and_the_schedule_waits_for_it",
     ),
     Mutation(
@@ -425,8 +425,8 @@ MUTATIONS = [
     Mutation(
         "twins-apart",
         "train_mlm.py",
-        "progress.step - progress.skipped, total_steps",
-        "progress.step, total_steps",
+        "done = progress.step - progress.skipped",
+        "done = progress.step",
         "train_mlm::the_twins_loops_differ_in_labels_and_score_alone",
     ),
     Mutation(

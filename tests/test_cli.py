@@ -27,7 +27,7 @@ SHARED = """
 """
 OWN = {
     "train_cls.py": {"head_learning_rate", "classifier_head", "truncation"},
-    "train_mlm.py": {"mlm_probability", "whole_word_masking", "pack", "corpus"},
+    "train_mlm.py": {"mlm_probability", "whole_word_masking", "pack", "truncate", "corpus"},
 }
 
 
@@ -233,6 +233,7 @@ def test_dapt_imdb_adapts_as_published_number_for_number():
         keep_breaks=True,
         max_length=512,
         pack=False,
+        truncate=True,
         batching="random",
         batch_size=16,
         gradient_accumulation_steps=4,
@@ -273,6 +274,7 @@ def test_dapt_imdb_classifies_as_published_number_for_number():
         min_lr_ratio=1e-8,
         max_grad_norm=1.0,
         classifier_head="linear",
+        precision="fp16",
         dropout=None,  # the model's, 0.1
     )
 

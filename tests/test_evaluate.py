@@ -102,6 +102,16 @@ def test_the_subset_that_the_run_was_tested_on_is_measured_again(corpus, tmp_pat
     np.testing.assert_allclose(judged[0], expected, rtol=0, atol=1e-5)
 
 
+def test_a_run_without_its_checkpoints_is_read_as_it_was_trained(run, corpus, judged, monkeypatch):
+    expected = measure(run)
+    shutil.rmtree(run / "checkpoint")
+    monkeypatch.chdir(corpus.parent)  # its record names the file alone
+    assert measure(run) == expected
+    assert (judged[0] == judged[1]).all()
+    (run / "run.json").write_text('{"arguments": 7}')
+    refused("arguments is 7, expected an object", "--model", run)
+
+
 def test_nothing_is_written_into_a_downloaded_model(run, other, monkeypatch):
     monkeypatch.setattr(evaluate, "locate", lambda name: run)
     before = sorted(run.rglob("*"))

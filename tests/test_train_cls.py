@@ -380,6 +380,27 @@ def test_resume_without_the_runs_length_keeps_it(finished, tmp_path, monkeypatch
     assert (tmp_path / "cut" / "run.json").stat().st_mtime_ns == before
 
 
+def test_a_run_of_its_default_length_may_only_grow(finished, tmp_path):
+    """Which is 5 epochs of 8 steps."""
+    flags = [*finished.flags, "--output_dir", str(tmp_path / "run")]
+    where = flags.index("--num_train_epochs")
+    del flags[where : where + 2]
+    train_cls.main(flags)
+    found = record(tmp_path / "run")
+    assert (found["steps"], found["arguments"]["num_train_epochs"]) == (40, 5)
+    with pytest.raises(UserError, match="--num_train_epochs 2 is less than the run's 5; it may only grow"):
+        train_cls.main([*flags, "--resume", "--num_train_epochs", "2"])
+    assert record(tmp_path / "run") == found
+
+
+def test_a_length_in_steps_does_not_become_one_in_epochs(finished, tmp_path):
+    flags = [*finished.flags, "--output_dir", str(tmp_path / "run")]
+    train_cls.main([*flags, "--max_steps", "30"])
+    with pytest.raises(UserError, match="--max_steps 30; give as many or more"):
+        train_cls.main([*flags, "--resume"])  # of 3 epochs, 24 steps
+    assert record(tmp_path / "run")["steps"] == 30
+
+
 def test_fewer_steps_than_a_run_has_made_are_refused(train):
     train("run")
     with pytest.raises(UserError, match="--max_steps 3"):

@@ -182,7 +182,9 @@ def test_accumulated_batches_weigh_by_their_labels(corpus, tmp_path):
     assert math.isclose(one["grad_norm"], many["grad_norm"], rel_tol=1e-4)
 
 
-@pytest.mark.parametrize("flags", [["--pack"], ["--whole_word_masking"], ["--corpus", "all", "--mlm_probability", "0.4"]])
+@pytest.mark.parametrize(
+    "flags", [["--pack"], ["--truncate", "--max_length", "9"], ["--whole_word_masking"], ["--mlm_probability", "0.4"]]
+)
 def test_other_ways_of_making_sequences_are_what_is_trained_on(flags, corpus, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(train_mlm, "mask_tokens", lambda *args: seen.append(args) or mask_tokens(*args))
@@ -191,6 +193,8 @@ def test_other_ways_of_making_sequences_are_what_is_trained_on(flags, corpus, tm
     told = (0.4 if "0.4" in flags else 0.15, "--whole_word_masking" in flags)
     assert {(probability, continues is not None) for *_, probability, continues in seen} == {told}
     assert (max(len(ids) for ids, *_ in seen) == 48) == ("--pack" in flags)  # a text of its own is shorter
+    evaluated = {seed for _, seed, *_ in seen if len(seed) == 2}
+    assert (len(evaluated) == 16) == ("--pack" not in flags)  # a text of validation or test is one sequence, however long
 
 
 def test_the_preset_starts_on_a_tiny_imdb(tmp_path):
