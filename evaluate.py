@@ -29,7 +29,7 @@ class Arguments:
     )
     calibrate: bool = flag(False, "fit a temperature on the validation part; writes calibration.json")
     errors: int = flag(0, "list so many of the most confident mistakes, and accuracy by kind of text", low=0)
-    text: str = flag("", "judge this text instead of measuring")
+    text: str | None = flag(None, "judge this text instead of measuring")
 
 
 if __name__ == "__main__":  # --help and mistyped flags are answered here, before the seconds that importing torch takes
@@ -75,12 +75,12 @@ def main(argv: list[str] | None = None) -> None:
     tune_memory()
     model.to(precision.device, precision.weights)
     max_length = args.max_length or min(own.get("max_length", 512), model.config.max_position_embeddings)
-    truncation = args.truncation or own.get("truncation", "head")
+    truncation = args.truncation or own.get("truncation") or "head"
     if max_length > model.config.max_position_embeddings:
         limit = model.config.max_position_embeddings
         raise UserError(f"--max_length {max_length} exceeds the model's {limit} positions; use --max_length {limit}")
 
-    if args.text:
+    if args.text is not None:
         ids = truncate(np.array(tokenizer.encode(args.text, None)), max_length, truncation)
         with precision.autocast():
             scores = softmax(predict_logits(model, [ids], tokenizer.pad_id))[0]
@@ -111,11 +111,12 @@ def main(argv: list[str] | None = None) -> None:
     stem = f"eval-{name}" if args.part == "test" else f"eval-{name}-{args.part}"
     print_metrics(f"{args.model} on {name} ({args.part}, up to {max_length} tokens)", metrics)
     how = {"data": name, "split": split, "part": args.part, "max_length": max_length, "truncation": truncation}
+    usual = on_own and args.part == "test" and not (args.split or args.max_length or args.truncation or args.eval_size)
     written = {f"{stem}.json": how | {"number_format": precision.kind} | metrics}
     bins = {"as trained": reliability(softmax(logits), part.labels)}
     if args.calibrate:
         calibration = calibrate(*judge("validation"), logits, part)
-        written["calibration.json" if on_own else f"calibration-{name}.json"] = how | calibration
+        written["calibration.json" if usual else f"calibration-{stem.removeprefix('eval-')}.json"] = how | calibration
         bins["calibrated"] = reliability(softmax(logits / calibration["temperature"]), part.labels)
     if args.errors:
         kinds, mistakes = accuracy_by_kind(logits, part), confident_mistakes(logits, part, args.errors)

@@ -52,10 +52,10 @@ def table(figures: dict) -> str:
     """In Markdown, a row a change. Each ran once: the interval is that of the reviews drawn, not that of another seed."""
     lines = ["| the base, and changes | validation accuracy (95% interval) | against the base | loss | format, minutes |"]
     lines.append("|---|---|---|---|---|")
-    base = figures["runs"]["base"]
+    base = figures["runs"].get("base")
     for name, run in figures["runs"].items():
         low, high = wilson_interval(run["right"], run["n"])
-        change = "" if run is base else f"{run['right'] / run['n'] - base['right'] / base['n']:+.4f}"
+        change = "" if base in (None, run) else f"{run['right'] / run['n'] - base['right'] / base['n']:+.4f}"
         flags = f"`{' '.join(CHANGES[name])}`" if CHANGES[name] else "base"
         cost = f"{run['arguments']['precision']}, {run['seconds'] / 60:.1f}"
         accuracy = f"{run['right'] / run['n']:.4f} ({low:.4f} to {high:.4f})"
@@ -80,14 +80,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="further flags of each run; stands last")
     given = parser.parse_args(argv)
     given.runs = given.runs.resolve()  # the commands run in the project's folder
+    if Path(given.model).is_dir():
+        given.model = str(Path(given.model).resolve())
     if given.data != "imdb":
         given.data = str(Path(given.data).resolve())
     for name in given.only:
         if not (given.runs / name / "run.json").exists():
             call(command(given, name))
         figures = collect(given)
-    if "base" in figures["runs"]:
-        print(table(figures))
+    print(table(figures))
 
 
 if __name__ == "__main__":

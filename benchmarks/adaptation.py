@@ -60,14 +60,19 @@ def call(command: list[str]) -> None:
         sys.exit(status)
 
 
+def evaluation_of(run: Path) -> Path:
+    """What evaluate.py writes of the run's own data; other data may have been measured, too."""
+    data = read_json(run / "run.json")["arguments"]["data"]
+    return run / f"eval-{data.split('.')[0]}.json"
+
+
 def measured(run: Path) -> bool:
-    return (run / "run.json").exists() and any(run.glob("eval-*.json"))
+    return (run / "run.json").exists() and evaluation_of(run).exists()
 
 
 def record_of(run: Path, arm: str, labels: int, seed: int) -> dict:
     """One cell: the test counts, and the validation by step."""
-    (evaluated,) = run.glob("eval-*.json")
-    test = read_json(evaluated)
+    test = read_json(evaluation_of(run))
     lines = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
     curve = [[line["step"], line["eval_loss"], line["eval_accuracy"]] for line in lines if "eval_loss" in line]
     right = sum(test["confusion_matrix"][i][i] for i in (0, 1))
@@ -166,6 +171,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--adapt", nargs=argparse.REMAINDER, default=[], help="further flags of train_mlm.py; stands last")
     given = parser.parse_args(argv)
     given.runs, given.classify = given.runs.resolve(), CLASSIFY  # the commands run in the project's folder
+    if Path(given.model).is_dir():
+        given.model = str(Path(given.model).resolve())
     if given.data != "imdb":
         given.data = str(Path(given.data).resolve())
     for arm in ADAPTATIONS:

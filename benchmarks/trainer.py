@@ -1,9 +1,9 @@
-"""The Hugging Face Trainer with the recipe, data and seed of a finished run of train_cls.py: a peer for its accuracy.
+"""The Hugging Face Trainer with the data, seed, rates and epochs of a finished run of train_cls.py: a peer for its accuracy.
 
     python benchmarks/trainer.py --run runs/cls --output trainer.json
 
-Its classifier is transformers' own (Linear, ReLU, dropout 0.2, Linear), whatever the run's; batches of similar length are
-the Trainer's.
+Its classifier is transformers' own (Linear, ReLU, dropout 0.2, Linear), whatever the run's, and it computes in fp32; batches of
+similar length are the Trainer's. A run with flags that have no counterpart here is refused.
 """
 
 import argparse
@@ -28,11 +28,16 @@ from transformers import (
 
 from data.cls import truncate
 from data.sources import load, prepare
-from distilbert.files import read_json
+from distilbert.cli import user_errors
+from distilbert.errors import UserError
+from distilbert.files import read_json, write_json
 from distilbert.metrics import classification_metrics
 from distilbert.model import DistilBertModel
 from distilbert.start import machine
 from distilbert.tokenizer import Tokenizer
+
+SAME = {"max_steps": (None,), "gradient_accumulation_steps": (1,), "lr_scheduler_type": ("linear",), "min_lr_ratio": (0.0,)}
+SAME |= {"layer_decay": (1.0,), "head_learning_rate": (None,), "decay_all": (False,), "dropout": (None, 0.1)}
 
 
 def main() -> None:
@@ -41,6 +46,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="where the record goes (JSON)")
     given = parser.parse_args()
     args = argparse.Namespace(**read_json(given.run / "checkpoint" / "arguments.json"))
+    for name, values in SAME.items():
+        if getattr(args, name) not in values:
+            raise UserError(f"{given.run}: a run with --{name} {getattr(args, name)} has no counterpart here")
     parts = load(args.data, args.split, args.keep_breaks)
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
 
@@ -62,7 +70,7 @@ def main() -> None:
             args=TrainingArguments(
                 output_dir=folder,
                 seed=args.seed,
-                num_train_epochs=args.num_train_epochs,
+                num_train_epochs=read_json(given.run / "run.json")["epochs"],
                 per_device_train_batch_size=args.batch_size,
                 per_device_eval_batch_size=args.eval_batch_size,
                 learning_rate=args.learning_rate,
@@ -96,9 +104,10 @@ def main() -> None:
         "metrics": {"test": classification_metrics(np.asarray(judged.predictions), np.asarray(judged.label_ids))},
         "seconds_with_evaluation": round(seconds, 1),
     }
-    given.output.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(given.output, record)
     print(json.dumps(record["metrics"]["test"]))
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

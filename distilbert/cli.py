@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 
 from .errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the share of it that is ours
+
 
 def flag(
     default, help: str, choices: tuple = (), low: float | None = None, high: float | None = None, positional: bool = False
@@ -112,6 +114,11 @@ def _harmless(text: str) -> str:
 @contextlib.contextmanager
 def user_errors():
     """Around a program: what the user can mend becomes two lines on stderr and exit status 2, without a traceback."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by 2>&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no → shows something else
     try:
         yield
         sys.stdout.flush()
@@ -124,8 +131,8 @@ def user_errors():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         sys.exit(141)  # as the shell counts SIGPIPE
     except (OSError, SafetensorError) as error:  # safetensors has its own way of saying what the system said
-        if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
-            said = "the disk is full; files written before are whole. Make room and run again with --resume"
+        if getattr(error, "errno", None) in FULL or any(f"os error {number}" in str(error) for number in FULL):
+            said = "the disk is full; files written before are whole. Make room and run again, a training with --resume"
         elif getattr(error, "filename", None) is not None:  # no right to read or to write it, a disk that fails
             said = _harmless(f"{error.filename}: {error.strerror}")
         else:

@@ -22,7 +22,12 @@ def cache_directory() -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write` fills a temporary neighbour, which is flushed to disk and then renamed to `path` in one step."""
+    """`write` fills a temporary neighbour, which is flushed to disk and then renamed to `path` in one step.
+
+    What is no file (/dev/stdout, say) is written to as it is: a rename would put a file in its place.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return write(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed: a living one writes all the time
         with contextlib.suppress(FileNotFoundError):

@@ -5,7 +5,6 @@ The page itself is look.html, a file that works alone: what there is to show is 
 
 import base64
 import json
-import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ class Reader:
             raise UserError(f"{record}: arguments is {own!r}, expected an object")
         scale = read_json(calibration) if calibration.exists() else {"temperature": 1.0}
         temperature = scale.get("temperature")
-        if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
+        if type(temperature) not in (int, float) or not 1e-6 < temperature < 1e6:
             raise UserError(f"{calibration}: temperature is {temperature!r}, expected a positive number; write it anew "
                             f"with python evaluate.py --calibrate --model {name}")  # fmt: skip
         max_length, truncation = own.get("max_length", 512), own.get("truncation", "head")

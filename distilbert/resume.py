@@ -52,7 +52,7 @@ def write_checkpoint(checkpoints: Path, step: int, tensors: dict[str, Tensor], s
 
 
 def saved_steps(checkpoints: Path) -> list[int]:
-    return sorted(int(path.name[5:]) for path in checkpoints.glob("step-*") if path.name[5:].isdigit())
+    return sorted(int(path.name[5:]) for path in checkpoints.glob("step-*") if path.name[5:].isdecimal())
 
 
 def newest_checkpoint(checkpoints: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict] | None:

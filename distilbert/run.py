@@ -31,12 +31,13 @@ from .fast import tune_memory
 from .files import fingerprint, finite, read_json, write_json, write_text
 from .optim import AdamW
 from .precision import Precision
-from .resume import gather, newest_checkpoint, put_back, write_checkpoint
+from .resume import gather, newest_checkpoint, put_back, saved_steps, write_checkpoint
 from .start import machine, revision
 from .tokenizer import Tokenizer
 
-WRITTEN = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "log.jsonl", "curves.svg")
-WRITTEN += ("run.json", "README.md", "eval-*.json", "eval-*.svg", "calibration*.json")
+MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+MEASURED = ("run.json", "eval-*.json", "eval-*.svg", "calibration*.json")
+WRITTEN = (*MODEL, "log.jsonl", "curves.svg", "README.md", *MEASURED)
 SKIPS_ALLOWED = 20
 MAY_GROW = ("num_train_epochs", "max_steps")
 MAY_DIFFER = (*MAY_GROW, "resume", "overwrite", "output_dir", "logging_steps", "save_steps", "save_minutes")
@@ -54,6 +55,8 @@ class Progress:
     seconds: float = 0.0  # of training, without evaluation and saving
     log_bytes: int = 0  # how long log.jsonl was
     fingerprint: str = ""  # of the texts
+    labels_fingerprint: str = ""  # and of their labels, part by part
+    revision: str = ""  # of the weights it started from
     best: dict = dataclasses.field(default_factory=dict)  # step, score and metrics of the best validation
     loss: float = 0.0  # this and the rest: sums since the last line of the log
     labels: int = 0
@@ -65,13 +68,15 @@ class Run:
     """One training run in its directory. As a context it holds the lock, and lets signals wait for the end of a step."""
 
     def __init__(self, arguments):
+        if not arguments.output_dir:
+            raise UserError("--output_dir is empty, expected a directory")
         self.arguments = arguments
         self.directory = Path(arguments.output_dir)
         self.checkpoints = self.directory / "checkpoint"
         self.progress, self.scaler_state, self.window = Progress(), {}, []
         self.signal, self.stop, self.bar = 0, 0, None  # stop: a signal that all workers know of
         self.workers = Workers(arguments.device)
-        self.saved_at, self.saved_step = time.monotonic(), -1
+        self.saved_at = time.monotonic()
 
     def __enter__(self) -> "Run":
         if self.workers.rank == 0:
@@ -83,14 +88,17 @@ class Run:
         try:
             self.made = not self.directory.exists()
             self.directory.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.directory / ".lock", "w")  # noqa: SIM115 - held until the run ends
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # of a stranger's directory: a link there may point anywhere
+            self.lock = os.fdopen(os.open(self.directory / ".lock", flags, 0o666), "r+")  # held until the run ends
         except OSError as error:
             raise UserError(f"--output_dir {self.directory}: can't be written to ({error.strerror})") from None
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
-        except OSError:
+        except OSError as error:
             self.lock.close()
-            raise UserError(f"--output_dir {self.directory}: another process is training there") from None
+            held = isinstance(error, BlockingIOError)
+            said = "another process is training there" if held else f"can't be locked ({error.strerror})"
+            raise UserError(f"--output_dir {self.directory}: {said}") from None
 
     def __exit__(self, error_class, *_) -> None:
         if error_class is None:
@@ -122,8 +130,13 @@ class Run:
             return False
         epochs, steps = (getattr(self.arguments, name) for name in MAY_GROW)
         if steps:
-            return was.get("max_steps") == steps
-        return epochs is None or (was.get("num_train_epochs"), was.get("max_steps")) == (epochs, None)
+            same = was.get("max_steps") == steps
+        else:
+            same = epochs is None or (was.get("num_train_epochs"), was.get("max_steps")) == (epochs, None)
+        stored = self.checkpoints / "arguments.json"
+        if same and stored.exists():  # another recipe is refused here as it is in the middle of a run
+            self._take_over(check_stored(type(self.arguments), read_json(stored), stored))
+        return same
 
     def begin(self) -> dict[str, Tensor] | None:
         """The tensors of the checkpoint to go on from, or None for a fresh start; resolves every `auto`. Changes no file.
@@ -132,11 +145,12 @@ class Run:
         differs from the run's that must not.
         """
         stored = self.checkpoints / "arguments.json"
-        occupied = stored.exists() or (self.directory / "config.json").exists()
-        if occupied and not (self.arguments.overwrite or self.arguments.resume) and self.workers.rank == 0:
+        going_on = self.arguments.resume and stored.exists()
+        occupied = stored.exists() or any(any(self.directory.glob(pattern)) for pattern in WRITTEN)
+        if occupied and not (self.arguments.overwrite or going_on) and self.workers.rank == 0:
             raise UserError(
-                f"--output_dir {self.directory} already holds a run. To go on with it: --resume; to replace it: --overwrite; "
-                "or choose another directory"
+                f"--output_dir {self.directory} already holds a run, or files that a run would replace. To go on with a run: "
+                "--resume; to replace what is there: --overwrite; or choose another directory"
             )
         tensors = None
         if self.arguments.resume and stored.exists():
@@ -144,7 +158,6 @@ class Run:
             if found := newest_checkpoint(self.checkpoints, self.say):
                 tensors, state = found
                 self.progress, self.scaler_state = self._progress_of(state), state["scaler"]
-                self.saved_step = self.progress.step
             if self.arguments.max_steps is not None and self.arguments.max_steps < self.progress.step:
                 raise UserError(f"--resume: --max_steps {self.arguments.max_steps}, but {self.progress.step} steps are done")
         if self.arguments.resume:
@@ -190,22 +203,27 @@ class Run:
 
         From here on the directory is this run's: a former one is cleared away, or the log cut back to the checkpoint.
         """
+        self.progress.revision = self.progress.revision or revision(self.arguments.model)  # later it may be another one
         if self.workers.rank == 0:
             self._take_possession(fresh=tensors is None)
-        self.starting_revision = revision(self.arguments.model)  # now: the directory may be another one at the end
         if self.scaler_state:
             scaler.load_state_dict(self.scaler_state)
         return put_back(tensors, model, optimizer) if tensors else {}
 
     def _take_possession(self, fresh: bool) -> None:
-        for path in list(self.directory.rglob(".*.part")):  # what a killed process was writing
+        for path in [*self.directory.glob(".*.part"), *self.checkpoints.rglob(".*.part")]:  # what a killed process was writing
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        if fresh:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
-            for pattern in WRITTEN:  # these and no others: the directory may hold files that are not ours
-                for path in self.directory.glob(pattern):
-                    path.unlink()
-        else:
+        for step in saved_steps(self.checkpoints):
+            if fresh or step > self.progress.step:  # of a former run, or damaged
+                shutil.rmtree(self.checkpoints / f"step-{step}")
+        own = os.path.isdir(self.arguments.model) and os.path.samefile(self.arguments.model, self.directory)
+        stale = MEASURED if not fresh else WRITTEN[len(MODEL) :] if own else WRITTEN  # its own start is needed until the end
+        for pattern in stale:  # these and no others: the directory may hold files that are not ours
+            for path in self.directory.glob(pattern):
+                path.unlink()
+        if (self.directory / "log.jsonl").is_symlink():
+            raise UserError(f"{self.directory / 'log.jsonl'}: is a link, expected a file")
+        if not fresh:
             with open(self.directory / "log.jsonl", "ab") as log:
                 log.truncate(min(log.tell(), self.progress.log_bytes))
         write_json(self.checkpoints / "arguments.json", dataclasses.asdict(self.arguments))
@@ -213,9 +231,13 @@ class Run:
     def describe(self, parts: dict, dropped: int, lengths: np.ndarray, precision: Precision) -> None:
         """Says what is about to be trained on. Raises `UserError` when a resumed run would go on with other texts."""
         texts = fingerprint(text for part in parts.values() for text in part.texts)
-        if self.progress.step and self.progress.fingerprint != texts:
-            raise UserError(f"--resume: the texts of --data {self.arguments.data} have changed; use another --output_dir")
-        self.progress.fingerprint = texts
+        labels = fingerprint(f"{name} {label}" for name, part in parts.items() for label in part.labels)
+        was = (self.progress.fingerprint, self.progress.labels_fingerprint)
+        if self.progress.step and was != (texts, labels):
+            raise UserError(
+                f"--resume: the texts or labels of --data {self.arguments.data} have changed; use another --output_dir"
+            )
+        self.progress.fingerprint, self.progress.labels_fingerprint = texts, labels
         sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
         self.say(f"{self.arguments.data}: {sizes}; {dropped} dropped that also stand in validation or test")
         self.say(f"{lengths.mean():.0f} tokens a sequence on average, once cut, {precision.kind} on {precision.device}")
@@ -341,7 +363,6 @@ class Run:
             return
         state = {"progress": dataclasses.asdict(self.progress), "scaler": scaler.state_dict()}
         write_checkpoint(self.checkpoints, self.progress.step, gather(model, optimizer, best), state)
-        self.saved_step = self.progress.step
 
     def exit_if_stopped(self, ended: bool = False) -> None:
         """After SIGINT or SIGTERM, once this step is saved: says how to go on, exits with 130 or 143, all workers at once."""
@@ -367,7 +388,7 @@ class Run:
             "arguments": _without_paths(dataclasses.asdict(self.arguments)),
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "safetensors", "numpy")},
             "machine": machine(),
-            "revision": self.starting_revision,
+            "revision": self.progress.revision,
             "data": {name: len(part) for name, part in parts.items()}
             | {
                 "dropped_duplicates": dropped,
@@ -385,7 +406,7 @@ class Run:
 
 
 def _without_paths(arguments: dict) -> dict:
-    return {
-        name: Path(value).name if name in ("model", "data", "output_dir") and "/" in value else value
-        for name, value in arguments.items()
-    }
+    """A directory's or file's name alone; a hub id whole."""
+    hub = arguments["model"].count("/") == 1 and arguments["model"][0] not in "/.~" and not os.path.exists(arguments["model"])
+    names = ("data", "output_dir") if hub else ("model", "data", "output_dir")
+    return {name: Path(value).name if name in names and "/" in value else value for name, value in arguments.items()}

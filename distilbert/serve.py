@@ -52,7 +52,7 @@ def server(page: Callable[[str], str], text: str, port: int) -> ThreadingHTTPSer
         def allowed(self) -> bool:
             """Whether the page was asked for, under this machine's name, and by no other site's form or script."""
             host = self.headers.get("Host", "")
-            ours = host.rpartition(":")[0] in HOSTS and self.headers.get("Origin", f"http://{host}") == f"http://{host}"
+            ours = host.partition(":")[0] in HOSTS and self.headers.get("Origin", f"http://{host}") == f"http://{host}"
             if not ours or self.path != "/":
                 self.send_error(404 if ours else 403)
             return ours and self.path == "/"

@@ -91,7 +91,12 @@ class Tokenizer:
         return [(self.backend.id_to_token(i) or "").startswith("##") for i in range(len(self))]
 
     def encode(self, text: str, max_length: int | None = 512) -> list[int]:
-        """Ids with [CLS] in front and [SEP] at the end; the middle is cut so that at most max_length remain."""
+        """Ids with [CLS] in front and [SEP] at the end; the end of what lies between is cut so that at most max_length remain.
+
+        Raises `UserError` for a text that is none: a command line's bytes that are not UTF-8 stand in it as half characters.
+        """
+        if text.encode("utf-8", "replace").decode() != text:
+            raise UserError("the text is not readable: its bytes are not UTF-8")
         return self.encode_batch([text], max_length)[0]
 
     def encode_batch(self, texts: list[str], max_length: int | None = None) -> list[list[int]]:
@@ -101,7 +106,7 @@ class Tokenizer:
         return [ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]] for ids in encoded]
 
     def decode(self, ids: list[int]) -> str:
-        """Text again, lower case and without special tokens."""
+        """Text again, without special tokens, and lower case where the vocabulary is."""
         return self.backend.decode(ids, skip_special_tokens=True)
 
     def save_pretrained(self, directory: str | Path, max_length: int) -> None:

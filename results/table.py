@@ -6,6 +6,7 @@ python results/table.py runs/imdb-384       # makes results/imdb-384.json of a f
 import argparse
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -14,7 +15,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "benchmarks")]
 import ablations
 import adaptation
 
-from distilbert.arguments import CLASSIFICATION_PRESETS, MASKED_LM_PRESETS
+from distilbert.arguments import CLASSIFICATION_PRESETS, MASKED_LM_PRESETS, TrainingArguments
 from distilbert.cli import user_errors
 from distilbert.errors import UserError
 from distilbert.files import read_json, write_json, write_text
@@ -34,7 +35,11 @@ PUBLISHED = {
         "",
     ),
 }
-FREE = ("model", "precision", "eval_batch_size")  # may differ from a recipe without making it another; the model by its folder
+# What a recipe leaves open is as by default; these may differ without making it another, the model by its folder.
+DEFAULTS = asdict(TrainingArguments())
+FREE = ("model", "data", "precision", "device", "eval_batch_size", "resume", "overwrite", "output_dir", "preset")
+FREE += ("logging_steps", "eval_steps", "save_steps", "save_minutes", "train_size", "eval_size", "max_steps")
+IMDB = ("aclImdb_v1.tar.gz", "aclImdb", "imdb")  # what --data is called
 WHOLE = 20_000  # test reviews at least, of a record that the front page shows
 
 
@@ -64,7 +69,7 @@ def row(path: Path) -> str:
     """One record: what was trained on what, by whom, and how it judged the test texts."""
     record = read_json(path)
     arguments, data, test = record["arguments"], record["data"], record["metrics"]["test"]
-    name = {"aclImdb_v1.tar.gz": "IMDb", "aclImdb": "IMDb", "imdb": "IMDb"}.get(arguments["data"], arguments["data"])
+    name = "IMDb" if arguments["data"] in IMDB else arguments["data"]
     encoder = f", on `{arguments['model']}`" if arguments.get("model", "minilm") != "minilm" else ""
     system = record.get("system") or f"`train_cls.py`, {arguments['precision']}{encoder}"
     low, high = test["accuracy_interval"]
@@ -85,15 +90,19 @@ def records() -> str:
 def whole_imdb() -> str:
     """The front page's: all that the official test judged, from the least accurate to the most, then what is reported."""
     lines = ["| system | encoder | test accuracy (95% interval) | ROC-AUC | minutes | record |", "|---|---|---|---|---|---|"]
-    found = [(path, record) for path in HERE.glob("*.json") if (record := read_json(path))["metrics"]["test"]["n"] >= WHOLE]
+    records = {path: read_json(path) for path in HERE.glob("*.json")}
+    found = [(path, record) for path, record in records.items()
+             if record["arguments"]["data"] in IMDB and record["metrics"]["test"]["n"] >= WHOLE]  # fmt: skip
     for path, record in sorted(found, key=lambda pair: pair[1]["metrics"]["test"]["accuracy"]):
         arguments, test = record["arguments"], record["metrics"]["test"]
         preset = f" --preset {arguments['preset']}" if arguments.get("preset") else ""
         system = record.get("system") or f"`train_cls.py{preset}`, {arguments['precision']}"
         encoder = f"`{arguments['model']}`" if "model" in arguments else ""
         low, high = test["accuracy_interval"]
-        cells = [system, encoder, f"{test['accuracy']:.4f} ({low:.4f} to {high:.4f})", f"{test['roc_auc']:.4f}"]
-        cells += [f"{record['seconds'] / 60:.0f}", f"[{path.stem}](results/{path.name})"]
+        of = "" if test["n"] == 25_000 else f", of {test['n']:,}"
+        cells = [system, encoder, f"{test['accuracy']:.4f} ({low:.4f} to {high:.4f}){of}", f"{test['roc_auc']:.4f}"]
+        minutes = f"{record['seconds'] / 60:.0f}" if "seconds" in record else ""
+        cells += [minutes, f"[{path.stem}](results/{path.name})"]
         lines.append("| " + " | ".join(cells) + " |")
     for preset, (system, _, accuracy, roc_auc) in PUBLISHED.items():
         lines.append(f"| {system}, as reported | distilbert-base-uncased | {accuracy} | {roc_auc} | | `--preset {preset}` |")
@@ -135,7 +144,7 @@ def confidence_and_transfer() -> str:
     lines.append("|---|---|---|---|---|")
     for path in sorted(HERE.glob("*.json")):
         record = read_json(path)
-        if "calibration" in record and "sst2" in record.get("evaluations", {}):
+        if "calibration" in record and record.get("evaluations", {}).get("sst2", {}).get("n") == 872:
             calibration, sst2 = record["calibration"], record["evaluations"]["sst2"]
             before_and_after = ("{before:.4f} → {after:.4f}".format(**calibration[key]) for key in ("ece", "brier"))
             low, high = sst2["accuracy_interval"]
@@ -149,7 +158,7 @@ def as_published(record: dict, preset: str) -> bool:
 
     def kept(arguments: dict, recipe: dict) -> bool:
         whole = all(arguments[name] is None for name in ("train_size", "eval_size", "max_steps"))
-        same = all(arguments[name] == value for name, value in recipe.items() if name not in FREE)
+        same = all(arguments.get(name) == value for name, value in (DEFAULTS | recipe).items() if name not in FREE)
         return arguments["preset"] == preset and arguments["model"] == Path(recipe["model"]).name and whole and same
 
     adapted = preset not in MASKED_LM_PRESETS or ("encoder" in record and kept(record["encoder"], MASKED_LM_PRESETS[preset]))
@@ -165,7 +174,7 @@ def published() -> str:
         if record and as_published(record, preset):
             test = record["metrics"]["test"]
             figures = {"accuracy": test["accuracy"], "F1": test["f1"], "ROC-AUC": test["roc_auc"], "loss": test["loss"]}
-            if "sst2" in record["evaluations"]:
+            if record["evaluations"].get("sst2", {}).get("n") == 872:
                 figures["SST-2 dev"] = record["evaluations"]["sst2"]["accuracy"]
             cell = f" {test['n']:,} test reviews: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         lines.append(f"| {system} | `{preset}` | {reported} |{cell} |")

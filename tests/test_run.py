@@ -33,7 +33,7 @@ from distilbert.errors import UserError
 from distilbert.metrics import classification_metrics
 from distilbert.optim import AdamW
 from distilbert.resume import write_checkpoint
-from distilbert.run import Progress, Run
+from distilbert.run import Progress, Run, _without_paths
 from distilbert.start import full_precision, load_weights, machine, step_seed
 
 FIGURES = {
@@ -464,7 +464,69 @@ def test_a_run_may_be_overwritten_by_one_that_starts_from_it(finished, tmp_path,
     shutil.copytree(finished.directory, tmp_path / "run")
     directory = str(tmp_path / "run")
     train_cls.main([*finished.flags, "--model", directory, "--output_dir", directory, "--overwrite", "--max_steps", "1"])
-    assert record(tmp_path / "run")["metrics"]["test"]["accuracy"] > 0.9  # it did start from what had learnt
+    found = record(tmp_path / "run")
+    assert found["metrics"]["test"]["accuracy"] > 0.9  # it did start from what had learnt
+    weights = hashlib.sha256((finished.directory / "model.safetensors").read_bytes()).hexdigest()
+    assert found["revision"] == f"sha256:{weights}"
+
+
+def test_a_run_that_overwrites_its_own_start_can_be_resumed(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("distilbert.run.draw_curves", lambda *_: False)
+    shutil.copytree(finished.directory, tmp_path / "run")
+    flags = [*finished.flags, "--model", str(tmp_path / "run"), "--output_dir", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_cls.main([*flags, "--overwrite", "--num_train_epochs", "1"])
+    assert not (tmp_path / "run" / "run.json").exists()
+    train_cls.main([*flags, "--resume", "--num_train_epochs", "1"])
+    assert record(tmp_path / "run")["steps"] == 8
+
+
+def test_files_that_are_not_a_runs_are_not_replaced_unasked(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    for flags in ({}, {"resume": True}):
+        with Run(arguments(tmp_path, **flags)) as run, pytest.raises(UserError, match="files that a run would replace"):
+            run.begin()
+    assert (tmp_path / "README.md").read_text() == "mine"
+    with pytest.raises(UserError, match="--output_dir is empty"):
+        Run(train_cls.Arguments(output_dir=""))
+
+
+@pytest.mark.parametrize("name", [".lock", "log.jsonl"])
+def test_a_link_in_a_strangers_run_directory_is_not_written_through(finished, tmp_path, name):
+    shutil.copytree(finished.directory, tmp_path / "run")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "run" / "run.json").unlink()
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match=r"can't be written to|is a link, expected a file"):
+        train_cls.main([*finished.flags, "--output_dir", str(tmp_path / "run"), "--resume"])
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_run_clears_up_after_itself_and_no_other(tmp_path):
+    for folder in ("checkpoint", "another/checkpoint"):
+        (tmp_path / folder / ".step-4.part").mkdir(parents=True)
+    with Run(arguments(tmp_path)) as run:
+        opened(run)
+    assert not (tmp_path / "checkpoint" / ".step-4.part").exists() and (tmp_path / "another/checkpoint/.step-4.part").exists()
+
+
+def test_checkpoints_of_a_former_run_go_even_where_the_folder_is_a_link(finished, tmp_path):
+    shutil.copytree(finished.directory, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint").rename(tmp_path / "disk")
+    (tmp_path / "run" / "checkpoint").symlink_to(tmp_path / "disk")
+    with Run(arguments(tmp_path / "run", overwrite=True)) as run:
+        opened(run)
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["arguments.json"]
+
+
+@pytest.mark.parametrize(("model", "kept"), [("owner/name", "owner/name"), ("/home/me/mlm", "mlm"), ("../mlm", "mlm")])
+def test_a_record_names_a_hub_id_whole_and_of_a_path_the_last_part(model, kept):
+    flags = vars(train_cls.Arguments(model=model, data="/home/me/films.csv", output_dir="runs/cls"))
+    found = _without_paths(flags)
+    assert (found["model"], found["data"], found["output_dir"]) == (kept, "films.csv", "cls")
 
 
 def test_resume_without_its_log_gives_a_log_that_can_be_read(finished, tmp_path):

@@ -365,6 +365,23 @@ def test_more_epochs_may_be_asked_of_a_finished_run(train):
         train("run", "--resume")
 
 
+def test_a_finished_run_that_is_asked_for_more_is_not_finished_until_it_has_it(train, tmp_path, monkeypatch):
+    run = train("cut")
+    for name in ("eval-toy.json", "calibration.json"):
+        (run / name).write_text("{}")  # of the weights of two epochs
+    train_and_die(train, monkeypatch, 0, "--num_train_epochs", 3, "--resume")
+    assert not any((run / name).exists() for name in ("run.json", "eval-toy.json", "calibration.json"))
+    train_and_die(train, monkeypatch, 0, "--num_train_epochs", 3, "--resume")
+    train("cut", "--num_train_epochs", 3, "--resume")
+    assert record(run)["epochs"] == 3
+
+
+def test_a_finished_run_of_another_recipe_is_not_this_one(train):
+    train("run")
+    with pytest.raises(UserError, match="the run has --learning_rate"):
+        train("run", "--resume", "--learning_rate", "1e-4")
+
+
 @pytest.mark.parametrize("length", [["--max_steps", "5"], ["--num_train_epochs", "1"]])
 def test_resume_without_the_runs_length_keeps_it(finished, tmp_path, monkeypatch, length):
     """The default is 5 epochs of 8 steps."""
@@ -426,6 +443,17 @@ def test_resume_on_texts_that_have_changed_is_refused(corpus, tmp_path, train, m
     copy.write_text(corpus.read_text().replace("lovely", "dreadful"))
     with pytest.raises(UserError, match=r"toy\.jsonl"):
         train("cut", "--data", copy, "--resume")
+
+
+def test_resume_on_labels_that_have_changed_is_refused(corpus, tmp_path, train, monkeypatch):
+    copy = tmp_path / "toy.jsonl"
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    copy.write_text("\n".join(map(json.dumps, rows)))
+    train_and_die(train, monkeypatch, 1, "--data", copy, "--train_size", 128)
+    rows[0]["label"], rows[1]["label"] = rows[1]["label"], rows[0]["label"]
+    copy.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"the texts or labels of --data .*toy\.jsonl have changed"):
+        train("cut", "--data", copy, "--train_size", 128, "--resume")
 
 
 def test_resume_may_change_what_is_only_reported_and_keeps_what_auto_meant(train, tmp_path, monkeypatch):
