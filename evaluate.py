@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distilbert.arguments import TrainingArguments
-from distilbert.cli import check_stored, flag, parse, user_errors
+from distilbert.cli import check_stored, flag, parse, printable, user_errors
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         ids = truncate(np.array(tokenizer.encode(args.text, None)), max_length, truncation)
         with precision.autocast():
             scores = softmax(predict_logits(model, [ids], tokenizer.pad_id))[0]
-        return print(f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {args.text}")
+        return print(printable(f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {args.text}"))
 
     data = args.data or own.get("data", "sample")
     on_own = data == own.get("data") or same_file(data, own.get("data", ""))
@@ -206,7 +206,7 @@ def print_errors(kinds: dict[str, dict], mistakes: list[dict], part: Part) -> No
     print("the most confident mistakes:")
     for mistake in mistakes:
         said, text = ("Negative", "Positive")[mistake["said"]], " ".join(part.texts[mistake["index"]].split())
-        print(f"  {mistake['name']}: said {said} {mistake['confidence']:.3f}: {text[:90]}")
+        print(printable(f"  {mistake['name']}: said {said} {mistake['confidence']:.3f}: {text[:90]}"))
 
 
 if __name__ == "__main__":

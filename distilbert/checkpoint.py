@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import foreign
-from .cli import user_errors
+from .cli import printable, user_errors
 from .config import DistilBertConfig
 from .errors import UserError
 from .files import read_json, write_atomically, write_json
@@ -200,7 +200,7 @@ def main() -> None:
     config, _, called = read_checkpoint(directory)
     rows = {row.theirs: row for name in HEADS for row in name_map(name, config)}
     for file_name, ours, shape in foreign.listing(directory, rows, called):
-        print(f"{file_name:62}  {ours:51}  {shape}")
+        print(printable(f"{file_name:62}  {ours:51}  {shape}"))
 
 
 if __name__ == "__main__":

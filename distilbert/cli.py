@@ -105,10 +105,14 @@ def check_stored(arguments_class: type, stored: dict, source: object) -> dict:
     return stored
 
 
+def printable(text: str) -> str:
+    """The text with � for each character that a terminal would not print but obey: a stranger's names and texts stand in it."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
 def _harmless(text: str) -> str:
-    """At most three lines and 1,000 characters, none of which steers a terminal: a hostile file's names stand in it."""
-    lines = ["".join(c if c.isprintable() else "�" for c in line) for line in text.split("\n")[:3]]
-    return "\n".join(lines)[:1_000]
+    """At most three printable lines and 1,000 characters."""
+    return "\n".join(map(printable, text.split("\n")[:3]))[:1_000]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cli import flag, parse, user_errors
+from .cli import flag, parse, printable, user_errors
 from .errors import UserError
 from .files import read_json, write_text
 
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
         return serve(lambda text: shown(reader, text), args.text, args.port)
     data = reader.look(args.text)
     write_text(Path(args.output), page(data))
-    print(f"{data['label']} {data['confidence']:.3f}  wrote {args.output}")
+    print(printable(f"{data['label']} {data['confidence']:.3f}  wrote {args.output}"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from data.batches import by_length, pad
 from data.mlm import masked_batch
 from data.sources import Part
 
-from .cli import flag, parse, user_errors
+from .cli import flag, parse, printable, user_errors
 from .distributed import is_first
 from .errors import UserError
 from .metrics import softmax
@@ -80,7 +80,7 @@ def verdicts(logits: np.ndarray, part: Part, metrics: dict) -> str:
     ]
     chosen = np.concatenate([np.flatnonzero(~right)[:1], np.flatnonzero(right)])[:5]
     for i, confidence in zip(chosen, softmax(logits[chosen]).max(axis=1), strict=True):
-        said, text = "Positive" if logits[i].argmax() else "Negative", " ".join(part.texts[i].split())
+        said, text = "Positive" if logits[i].argmax() else "Negative", printable(" ".join(part.texts[i].split()))
         lines.append(f"{'right' if right[i] else 'WRONG'}  {said} {confidence:.2f}  {text[:90]}{'…' if len(text) > 90 else ''}")
     return "\n".join(lines) + "\n"
 
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     for number, guesses in enumerate(fill_mask(args.fill, model, tokenizer), 1):
         print(f"[MASK] {number} of {args.fill!r}")
         for piece, probability in guesses:
-            print(f"  {probability:.3f}  {piece}")
+            print(printable(f"  {probability:.3f}  {piece}"))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import model as model_file
 from .checkpoint import read_checkpoint
-from .cli import flag, parse, user_errors
+from .cli import flag, parse, printable, user_errors
 from .hub import locate
 from .predict import check_pair, evaluating, fill_mask, infer_reviews
 from .tokenizer import Tokenizer
@@ -238,10 +238,10 @@ def main(argv: list[str] | None = None) -> None:
     ids = tokenizer.encode(args.text, model.config.max_position_embeddings)
     input_ids = torch.tensor([ids])  # (B, T)
     print(f"{args.text!r} through {args.model}: {len(ids)} tokens, input_ids (B, T) = {tuple(input_ids.shape)}\n")
-    pieces = [tokenizer.backend.id_to_token(i) for i in ids]
+    pieces = [printable(tokenizer.backend.id_to_token(i)) for i in ids]
     print("\n".join(token_lines(pieces, ids, columns)))
     print("\n".join(picture(journey(model, input_ids, torch.ones_like(input_ids)), columns)))
-    print("\n" + "\n".join(verdict(args.text, model, tokenizer)))
+    print("\n" + "\n".join(map(printable, verdict(args.text, model, tokenizer))))
 
 
 if __name__ == "__main__":

@@ -288,7 +288,7 @@ def test_two_tensors_that_become_one_must_be_equal(tmp_path):
     refused(directory, "cls.predictions", "twice", cls=MLM)
 
 
-# ---- seed A's layout: an encoder with the prefix, one Linear, perhaps no config.json
+# ---- a layout seen on the hub: an encoder with the prefix, one Linear, perhaps no config.json
 
 
 @pytest.mark.parametrize("with_config", [True, False])

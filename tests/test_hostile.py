@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 import tracemalloc
 import zipfile
@@ -21,7 +22,7 @@ import train_cls
 from data import formats
 from data.formats import LARGEST, LONGEST
 from data.sources import load
-from distilbert import DistilBertConfig, DistilBertForSequenceClassification, Tokenizer
+from distilbert import DistilBertConfig, DistilBertForSequenceClassification, Tokenizer, look, trace
 from distilbert.cli import user_errors
 from distilbert.errors import UserError
 from distilbert.predict import check_pair
@@ -124,6 +125,20 @@ def test_a_decoder_of_another_format_that_differs_is_refused(model, dtype):
     tensors = load_file(model / "model.safetensors")
     save_file(tensors | {"vocab_projector.weight": (100 * tensors[WORDS]).to(dtype)}, model / "model.safetensors")
     refused(model, "vocab_projector.weight differs from the word embeddings")
+
+
+def test_a_steering_label_or_piece_or_name_does_not_reach_the_terminal_with_a_result(finished, tmp_path, capsys):
+    run, steer = tmp_path / "run", "\x1b]0;owned\x07"
+    shutil.copytree(finished.directory, run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"id2label": {"0": steer, "1": steer + "2"}}))
+    tokenizer = (run / "tokenizer.json").read_text()
+    (run / "tokenizer.json").write_text(tokenizer.replace('"film"', json.dumps(f"film{steer}")))
+    evaluate.main(["--model", str(run), "--text", "film"])
+    look.main(["film", "--model", str(run), "--output", str(tmp_path / "look.html")])
+    trace.main([f"film{steer}", "--model", str(run)])
+    said = capsys.readouterr().out
+    assert "owned" in said and "\x1b" not in said and "\x07" not in said
 
 
 def test_a_steering_name_in_a_file_does_not_reach_the_terminal(model, capsys):

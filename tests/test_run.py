@@ -95,7 +95,7 @@ def step(
 # ---- what a finished run leaves
 
 
-def test_a_finished_run_holds_the_files_of_the_design_and_nothing_temporary(finished):
+def test_a_finished_run_holds_its_files_and_nothing_temporary(finished):
     names = {path.relative_to(finished.directory).as_posix() for path in finished.directory.rglob("*")}
     files = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     files |= {"README.md", "run.json", "log.jsonl", "curves.svg", ".lock", "checkpoint", "checkpoint/arguments.json"}
@@ -104,7 +104,7 @@ def test_a_finished_run_holds_the_files_of_the_design_and_nothing_temporary(fini
     assert names == files
 
 
-def test_the_record_has_the_keys_of_the_design_with_whole_numbers_for_counts(finished):
+def test_the_record_has_its_keys_with_whole_numbers_for_counts(finished):
     found = record(finished.directory)
     keys = {"arguments", "versions", "machine", "revision", "data", "metrics", "seconds", "peak_memory_bytes"}
     assert keys <= found.keys()
