@@ -232,12 +232,12 @@ class Run:
         """Says what is about to be trained on. Raises `UserError` when a resumed run would go on with other texts."""
         texts = fingerprint(text for part in parts.values() for text in part.texts)
         labels = fingerprint(f"{name} {label}" for name, part in parts.items() for label in part.labels)
-        was = (self.progress.fingerprint, self.progress.labels_fingerprint)
-        if self.progress.step and was != (texts, labels):
+        p = self.progress
+        if p.step and (p.fingerprint != texts or p.labels_fingerprint not in ("", labels)):  # "": an older version's checkpoint
             raise UserError(
                 f"--resume: the texts or labels of --data {self.arguments.data} have changed; use another --output_dir"
             )
-        self.progress.fingerprint, self.progress.labels_fingerprint = texts, labels
+        p.fingerprint, p.labels_fingerprint = texts, labels
         sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
         self.say(f"{self.arguments.data}: {sizes}; {dropped} dropped that also stand in validation or test")
         self.say(f"{lengths.mean():.0f} tokens a sequence on average, once cut, {precision.kind} on {precision.device}")
