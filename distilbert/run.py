@@ -181,8 +181,13 @@ class Run:
         """Keeps what the run resolved, and its length when none is asked for; refuses what would make it another run."""
         if not any(getattr(self.arguments, name) for name in MAY_GROW):
             self.arguments = dataclasses.replace(self.arguments, **{name: stored.get(name) for name in MAY_GROW})
-        for name, value in dataclasses.asdict(self.arguments).items():
-            was = stored.get(name)
+        flags = dataclasses.asdict(self.arguments)
+        if unknown := stored.keys() - flags.keys():
+            raise UserError(
+                f"--resume: the run has --{min(unknown)}, which is no flag of this script; use another --output_dir"
+            )
+        for name, value in flags.items():
+            was = stored.get(name, getattr(type(self.arguments), name))  # a flag that is newer than the run
             if name in ("device", "precision") and value == "auto":
                 self.arguments = dataclasses.replace(self.arguments, **{name: was})
             elif name not in MAY_DIFFER and value != was:

@@ -19,6 +19,7 @@ from conftest import TINY, imdb_members, train_and_record, write_tar
 from safetensors.torch import load_file
 
 import train_cls
+import train_mlm
 from data.sources import Part, load
 from distilbert import DistilBertForSequenceClassification, Tokenizer, infer_reviews
 from distilbert.errors import UserError
@@ -374,6 +375,21 @@ def test_a_finished_run_that_is_asked_for_more_is_not_finished_until_it_has_it(t
     train_and_die(train, monkeypatch, 0, "--num_train_epochs", 3, "--resume")
     train("cut", "--num_train_epochs", 3, "--resume")
     assert record(run)["epochs"] == 3
+
+
+def test_a_run_of_the_other_script_is_not_gone_on_with(corpus, tmp_path, train):
+    train_mlm.main([*TINY, "--data", str(corpus), "--max_steps", "1", "--output_dir", str(tmp_path / "run")])
+    with pytest.raises(UserError, match="the run has --corpus, which is no flag of this script"):
+        train("run", "--resume")
+
+
+def test_a_run_that_is_older_than_a_flag_has_its_default(train, monkeypatch, tmp_path):
+    train_and_die(train, monkeypatch, 1)
+    stored = tmp_path / "cut" / "checkpoint" / "arguments.json"
+    stored.write_text(json.dumps({name: value for name, value in arguments(tmp_path / "cut").items() if name != "truncation"}))
+    with pytest.raises(UserError, match="the run has --truncation head-tail, not tail"):
+        train("cut", "--resume", "--truncation", "tail")
+    assert record(train("cut", "--resume"))["epochs"] == 2
 
 
 def test_a_finished_run_of_another_recipe_is_not_this_one(train):
