@@ -108,8 +108,10 @@ class Run:
         if self.bar is not None:
             self.bar.close()
         if self.workers.rank == 0:
-            if self.made and os.listdir(self.directory) == [".lock"]:  # it never came to a run: leave nothing behind
-                shutil.rmtree(self.directory)
+            if not (self.checkpoints / "arguments.json").exists():  # it never came to a run: leave nothing behind
+                (self.directory / ".lock").unlink(missing_ok=True)
+                if self.made and not os.listdir(self.directory):
+                    self.directory.rmdir()
             self.lock.close()
         self.workers.leave()
 
@@ -167,7 +169,13 @@ class Run:
             self.say(at)
         self.workers.total(0)  # nobody writes before everybody has read
         tune_memory()
-        precision = Precision.choose(self.arguments.device, self.arguments.precision)
+        try:
+            precision = Precision.choose(self.arguments.device, self.arguments.precision)
+        except UserError:
+            if not going_on:
+                raise
+            device = self.arguments.device
+            raise UserError(f"--resume: the run is of a machine with --device {device}; go on there, or start anew") from None
         self.arguments = dataclasses.replace(self.arguments, device=precision.device, precision=precision.kind)
         return tensors
 

@@ -488,7 +488,7 @@ def test_files_that_are_not_a_runs_are_not_replaced_unasked(tmp_path):
     for flags in ({}, {"resume": True}):
         with Run(arguments(tmp_path, **flags)) as run, pytest.raises(UserError, match="files that a run would replace"):
             run.begin()
-    assert (tmp_path / "README.md").read_text() == "mine"
+    assert (tmp_path / "README.md").read_text() == "mine" and len(os.listdir(tmp_path)) == 1
     with pytest.raises(UserError, match="--output_dir is empty"):
         Run(train_cls.Arguments(output_dir=""))
 

@@ -392,6 +392,14 @@ def test_a_run_that_is_older_than_a_flag_has_its_default(train, monkeypatch, tmp
     assert record(train("cut", "--resume"))["epochs"] == 2
 
 
+def test_a_run_of_a_gpu_is_not_gone_on_with_where_there_is_none(train, monkeypatch, tmp_path):
+    train_and_die(train, monkeypatch, 1)
+    stored = tmp_path / "cut" / "checkpoint" / "arguments.json"
+    stored.write_text(json.dumps(arguments(tmp_path / "cut") | {"device": "cuda"}))
+    with pytest.raises(UserError, match="the run is of a machine with --device cuda; go on there, or start anew"):
+        train("cut", "--resume", "--device", "auto")
+
+
 def test_a_finished_run_of_another_recipe_is_not_this_one(train):
     train("run")
     with pytest.raises(UserError, match="the run has --learning_rate"):
