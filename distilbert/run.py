@@ -1,4 +1,4 @@
-"""A run directory: who may write there, log, checkpoints, resume, the final record. Skip it to follow the lesson.
+"""A run in its directory: log, checkpoints, resume, the final record. Skip it to follow the lesson.
 
 checkpoint/arguments.json   the flags as given, with every `auto` resolved
 checkpoint/step-N/          what resume.py writes
@@ -6,16 +6,12 @@ log.jsonl, curves.svg, run.json, README.md, and the model's own files
 """
 
 import dataclasses
-import fcntl
 import importlib.metadata
 import json
 import math
-import os
-import shutil
 import signal
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,19 +21,17 @@ from tqdm import tqdm
 from .card import model_card
 from .cli import check_stored
 from .curves import draw_curves
+from .directory import Directory, without_paths
 from .distributed import Workers
 from .errors import UserError
 from .fast import tune_memory
 from .files import fingerprint, finite, read_json, write_json, write_text
 from .optim import AdamW
 from .precision import Precision
-from .resume import gather, newest_checkpoint, put_back, saved_steps, write_checkpoint
+from .resume import gather, newest_checkpoint, put_back, write_checkpoint
 from .start import machine, revision
 from .tokenizer import Tokenizer
 
-MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-MEASURED = ("run.json", "eval-*.json", "eval-*.svg", "calibration*.json")
-WRITTEN = (*MODEL, "log.jsonl", "curves.svg", "README.md", *MEASURED)
 SKIPS_ALLOWED = 20
 MAY_GROW = ("num_train_epochs", "max_steps")
 MAY_DIFFER = (*MAY_GROW, "resume", "overwrite", "output_dir", "logging_steps", "save_steps", "save_minutes")
@@ -68,11 +62,8 @@ class Run:
     """One training run in its directory. As a context it holds the lock, and lets signals wait for the end of a step."""
 
     def __init__(self, arguments):
-        if not arguments.output_dir:
-            raise UserError("--output_dir is empty, expected a directory")
-        self.arguments = arguments
-        self.directory = Path(arguments.output_dir)
-        self.checkpoints = self.directory / "checkpoint"
+        self.arguments, self.place = arguments, Directory(arguments.output_dir)
+        self.directory, self.checkpoints = self.place.path, self.place.checkpoints
         self.progress, self.scaler_state, self.window = Progress(), {}, []
         self.signal, self.stop, self.bar = 0, 0, None  # stop: a signal that all workers know of
         self.workers = Workers(arguments.device)
@@ -80,25 +71,9 @@ class Run:
 
     def __enter__(self) -> "Run":
         if self.workers.rank == 0:
-            self._lock()
+            self.place.lock()
         self.handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
-
-    def _lock(self) -> None:
-        try:
-            self.made = not self.directory.exists()
-            self.directory.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # of a stranger's directory: a link there may point anywhere
-            self.lock = os.fdopen(os.open(self.directory / ".lock", flags, 0o666), "r+")  # held until the run ends
-        except OSError as error:
-            raise UserError(f"--output_dir {self.directory}: can't be written to ({error.strerror})") from None
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
-        except OSError as error:
-            self.lock.close()
-            held = isinstance(error, BlockingIOError)
-            said = "another process is training there" if held else f"can't be locked ({error.strerror})"
-            raise UserError(f"--output_dir {self.directory}: {said}") from None
 
     def __exit__(self, error_class, *_) -> None:
         if error_class is None:
@@ -108,11 +83,7 @@ class Run:
         if self.bar is not None:
             self.bar.close()
         if self.workers.rank == 0:
-            if not (self.checkpoints / "arguments.json").exists():  # it never came to a run: leave nothing behind
-                (self.directory / ".lock").unlink(missing_ok=True)
-                if self.made and not os.listdir(self.directory):
-                    self.directory.rmdir()
-            self.lock.close()
+            self.place.unlock()
         self.workers.leave()
 
     def _stop(self, number: int, _frame) -> None:
@@ -135,9 +106,8 @@ class Run:
             same = was.get("max_steps") == steps
         else:
             same = epochs is None or (was.get("num_train_epochs"), was.get("max_steps")) == (epochs, None)
-        stored = self.checkpoints / "arguments.json"
-        if same and stored.exists():  # another recipe is refused here as it is in the middle of a run
-            self._take_over(check_stored(type(self.arguments), read_json(stored), stored))
+        if same and self.place.arguments.exists():  # another recipe is refused here as it is in the middle of a run
+            self._take_over(check_stored(type(self.arguments), read_json(self.place.arguments), self.place.arguments))
         return same
 
     def begin(self) -> dict[str, Tensor] | None:
@@ -146,10 +116,9 @@ class Run:
         Raises `UserError` when the directory holds a run and neither --overwrite nor --resume was given, or when a flag
         differs from the run's that must not.
         """
-        stored = self.checkpoints / "arguments.json"
+        stored = self.place.arguments
         going_on = self.arguments.resume and stored.exists()
-        occupied = stored.exists() or any(any(self.directory.glob(pattern)) for pattern in WRITTEN)
-        if occupied and not (self.arguments.overwrite or going_on) and self.workers.rank == 0:
+        if self.place.occupied() and not (self.arguments.overwrite or going_on) and self.workers.rank == 0:
             raise UserError(
                 f"--output_dir {self.directory} already holds a run, or files that a run would replace. To go on with a run: "
                 "--resume; to replace what is there: --overwrite; or choose another directory"
@@ -218,28 +187,11 @@ class Run:
         """
         self.progress.revision = self.progress.revision or revision(self.arguments.model)  # later it may be another one
         if self.workers.rank == 0:
-            self._take_possession(fresh=tensors is None)
+            self.place.clear(self.arguments.model, tensors is None, self.progress.step, self.progress.log_bytes)
+            write_json(self.place.arguments, dataclasses.asdict(self.arguments))
         if self.scaler_state:
             scaler.load_state_dict(self.scaler_state)
         return put_back(tensors, model, optimizer) if tensors else {}
-
-    def _take_possession(self, fresh: bool) -> None:
-        for path in [*self.directory.glob(".*.part"), *self.checkpoints.rglob(".*.part")]:  # what a killed process was writing
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for step in saved_steps(self.checkpoints):
-            if fresh or step > self.progress.step:  # of a former run, or damaged
-                shutil.rmtree(self.checkpoints / f"step-{step}")
-        own = os.path.isdir(self.arguments.model) and os.path.samefile(self.arguments.model, self.directory)
-        stale = MEASURED if not fresh else WRITTEN[len(MODEL) :] if own else WRITTEN  # its own start is needed until the end
-        for pattern in stale:  # these and no others: the directory may hold files that are not ours
-            for path in self.directory.glob(pattern):
-                path.unlink()
-        if (self.directory / "log.jsonl").is_symlink():
-            raise UserError(f"{self.directory / 'log.jsonl'}: is a link, expected a file")
-        if not fresh:
-            with open(self.directory / "log.jsonl", "ab") as log:
-                log.truncate(min(log.tell(), self.progress.log_bytes))
-        write_json(self.checkpoints / "arguments.json", dataclasses.asdict(self.arguments))
 
     def describe(self, parts: dict, dropped: int, lengths: np.ndarray, precision: Precision) -> None:
         """Says what is about to be trained on. Raises `UserError` when a resumed run would go on with other texts."""
@@ -333,7 +285,7 @@ class Run:
     def _append(self, values: dict) -> None:
         if self.workers.rank:
             return
-        with open(self.directory / "log.jsonl", "ab") as log:
+        with open(self.place.log, "ab") as log:
             log.write(json.dumps(finite(values)).encode() + b"\n")
             log.flush()
             self.progress.log_bytes = log.tell()
@@ -398,7 +350,7 @@ class Run:
         tokenizer.save_pretrained(self.directory, model.config.max_position_embeddings)
         draw_curves([self.directory], self.directory / "curves.svg")
         record = {
-            "arguments": _without_paths(dataclasses.asdict(self.arguments)),
+            "arguments": without_paths(dataclasses.asdict(self.arguments)),
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "safetensors", "numpy")},
             "machine": machine(),
             "revision": self.progress.revision,
@@ -416,10 +368,3 @@ class Run:
         }
         write_text(self.directory / "README.md", model_card(record, type(model).__name__))
         write_json(self.directory / "run.json", record)
-
-
-def _without_paths(arguments: dict) -> dict:
-    """A directory's or file's name alone; a hub id whole."""
-    hub = arguments["model"].count("/") == 1 and arguments["model"][0] not in "/.~" and not os.path.exists(arguments["model"])
-    names = ("data", "output_dir") if hub else ("model", "data", "output_dir")
-    return {name: Path(value).name if name in names and "/" in value else value for name, value in arguments.items()}

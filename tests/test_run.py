@@ -29,11 +29,12 @@ from data.sources import load
 from distilbert import Tokenizer, cli, files
 from distilbert.card import model_card
 from distilbert.curves import draw_curves
+from distilbert.directory import without_paths
 from distilbert.errors import UserError
 from distilbert.metrics import classification_metrics
 from distilbert.optim import AdamW
 from distilbert.resume import write_checkpoint
-from distilbert.run import Progress, Run, _without_paths
+from distilbert.run import Progress, Run
 from distilbert.start import full_precision, load_weights, machine, step_seed
 
 FIGURES = {
@@ -525,7 +526,7 @@ def test_checkpoints_of_a_former_run_go_even_where_the_folder_is_a_link(finished
 @pytest.mark.parametrize(("model", "kept"), [("owner/name", "owner/name"), ("/home/me/mlm", "mlm"), ("../mlm", "mlm")])
 def test_a_record_names_a_hub_id_whole_and_of_a_path_the_last_part(model, kept):
     flags = vars(train_cls.Arguments(model=model, data="/home/me/films.csv", output_dir="runs/cls"))
-    found = _without_paths(flags)
+    found = without_paths(flags)
     assert (found["model"], found["data"], found["output_dir"]) == (kept, "films.csv", "cls")
 
 

@@ -1,0 +1,80 @@
+"""A run directory: who may write there, what a run replaces there, what is cleared away. Skip it to follow the lesson."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from .errors import UserError
+from .resume import saved_steps
+
+MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+MEASURED = ("run.json", "eval-*.json", "eval-*.svg", "calibration*.json")
+WRITTEN = (*MODEL, "log.jsonl", "curves.svg", "README.md", *MEASURED)
+
+
+class Directory:
+    """A run's place. Between `lock` and `unlock` no other process trains there."""
+
+    def __init__(self, path: str):
+        if not path:
+            raise UserError("--output_dir is empty, expected a directory")
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoint"
+        self.arguments, self.log = self.checkpoints / "arguments.json", self.path / "log.jsonl"
+
+    def lock(self) -> None:
+        """Makes the directory. Raises `UserError` when it can't be written to, or another process holds the lock."""
+        try:
+            self.made = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # of a stranger's directory: a link there may point anywhere
+            self.held = os.fdopen(os.open(self.path / ".lock", flags, 0o666), "r+")
+        except OSError as error:
+            raise UserError(f"--output_dir {self.path}: can't be written to ({error.strerror})") from None
+        try:
+            fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
+        except OSError as error:
+            self.held.close()
+            busy = isinstance(error, BlockingIOError)
+            said = "another process is training there" if busy else f"can't be locked ({error.strerror})"
+            raise UserError(f"--output_dir {self.path}: {said}") from None
+
+    def unlock(self) -> None:
+        if not self.arguments.exists():  # it never came to a run: leave nothing behind
+            (self.path / ".lock").unlink(missing_ok=True)
+            if self.made and not os.listdir(self.path):
+                self.path.rmdir()
+        self.held.close()
+
+    def occupied(self) -> bool:
+        """Whether a run would replace something here."""
+        return self.arguments.exists() or any(any(self.path.glob(pattern)) for pattern in WRITTEN)
+
+    def clear(self, model: str, fresh: bool, step: int, log_bytes: int) -> None:
+        """For a fresh run all that a former one left; for one that goes on at `step` what is later, and the log's end.
+
+        Of a fresh run that starts from what is here (`model`, as --model says) the model stays, needed until the end.
+        """
+        for path in [*self.path.glob(".*.part"), *self.checkpoints.rglob(".*.part")]:  # what a killed process was writing
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for saved in saved_steps(self.checkpoints):
+            if fresh or saved > step:  # of a former run, or damaged
+                shutil.rmtree(self.checkpoints / f"step-{saved}")
+        own = os.path.isdir(model) and os.path.samefile(model, self.path)
+        stale = MEASURED if not fresh else WRITTEN[len(MODEL) :] if own else WRITTEN
+        for pattern in stale:  # these and no others: the directory may hold files that are not ours
+            for path in self.path.glob(pattern):
+                path.unlink()
+        if self.log.is_symlink():
+            raise UserError(f"{self.log}: is a link, expected a file")
+        if not fresh:
+            with open(self.log, "ab") as log:
+                log.truncate(min(log.tell(), log_bytes))
+
+
+def without_paths(arguments: dict) -> dict:
+    """Flags as a record may publish them: of a directory or file its name alone; a hub id whole."""
+    hub = arguments["model"].count("/") == 1 and arguments["model"][0] not in "/.~" and not os.path.exists(arguments["model"])
+    names = ("data", "output_dir") if hub else ("model", "data", "output_dir")
+    return {name: Path(value).name if name in names and "/" in value else value for name, value in arguments.items()}
