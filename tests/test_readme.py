@@ -123,6 +123,15 @@ def test_the_trainers_accuracy_is_told_beside_ours():
         assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{accuracy}"
 
 
+def test_what_it_says_of_one_change_is_in_the_records():
+    runs = json.loads((ROOT / "results" / "ablations" / "runs.json").read_text())["runs"]
+    more, n = re.search(r"384 look better \((\d+) more of ([\d,]+) right\)", RESULTS_SAID).groups()
+    assert runs["384"]["right"] - runs["base"]["right"] == int(more) and runs["384"]["n"] == int(n.replace(",", ""))
+    apart = {name: abs(run["right"] - runs["base"]["right"]) for name, run in runs.items()}
+    assert sorted(apart, key=apart.get)[-2:] == ["384", "128"]
+    assert f"the other {('three', 'four', 'five')[len(runs) - 6]} are too small a change" in RESULTS_SAID
+
+
 GUESSED = {
     "adapted": r"(\d+)% of the tokens hidden, (\d+)% of these guessed on validation",
     "longer": r"(\d+)% hidden, of which it guessed (\d+)% before and (\d+)% after",
