@@ -1,8 +1,10 @@
 """benchmarks/: the useful operations are those that torch counts, and a machine without bf16 meets fp32 contestants only."""
 
 import itertools
+import json
 import sys
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,15 @@ import torch
 from conftest import NO_DROPOUT, SIZES, our_config
 from torch.utils.flop_counter import FlopCounterMode
 
+import train_cls
+from distilbert.errors import UserError
 from distilbert.model import IGNORED, DistilBertForMaskedLM, DistilBertForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import compare
 import flops
+import trainer
 
 
 def counted(model: torch.nn.Module, backward: bool, *batch: torch.Tensor) -> int:
@@ -54,6 +59,16 @@ def test_operations_of_a_forward_pass_are_those_of_its_products():
     one_block = our_config(n_layers=1)
     whole = flops.useful_flops(one_block, [13] * 4, [13] * 4, labels=7, training=False) - 7 * 2 * config.dim**2
     assert sum(2 * count * a * b * c for count, a, b, c in shapes) == whole
+
+
+@pytest.mark.parametrize("flag", ["decay_all", "max_steps", "gradient_accumulation_steps", "layer_decay"])
+def test_the_trainer_refuses_a_recipe_that_it_has_no_counterpart_of(tmp_path, monkeypatch, flag):
+    arguments = asdict(train_cls.Arguments()) | {flag: 2}
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "arguments.json").write_text(json.dumps(arguments))
+    monkeypatch.setattr(sys, "argv", ["trainer.py", "--run", str(tmp_path), "--output", str(tmp_path / "out.json")])
+    with pytest.raises(UserError, match=f"a run with --{flag} 2 has no counterpart here"):
+        trainer.main()
 
 
 def test_the_rate_of_products_is_all_operations_over_all_time(monkeypatch):

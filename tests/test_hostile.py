@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -22,7 +23,7 @@ import train_cls
 from data import formats
 from data.formats import LARGEST, LONGEST
 from data.sources import load
-from distilbert import DistilBertConfig, DistilBertForSequenceClassification, Tokenizer, look, trace
+from distilbert import DistilBertConfig, DistilBertForSequenceClassification, Tokenizer, checkpoint, look, trace
 from distilbert.cli import user_errors
 from distilbert.errors import UserError
 from distilbert.predict import check_pair
@@ -127,7 +128,7 @@ def test_a_decoder_of_another_format_that_differs_is_refused(model, dtype):
     refused(model, "vocab_projector.weight differs from the word embeddings")
 
 
-def test_a_steering_label_or_piece_or_name_does_not_reach_the_terminal_with_a_result(finished, tmp_path, capsys):
+def test_a_steering_label_or_piece_or_name_does_not_reach_the_terminal_with_a_result(finished, tmp_path, monkeypatch, capsys):
     run, steer = tmp_path / "run", "\x1b]0;owned\x07"
     shutil.copytree(finished.directory, run)
     config = json.loads((run / "config.json").read_text())
@@ -137,8 +138,11 @@ def test_a_steering_label_or_piece_or_name_does_not_reach_the_terminal_with_a_re
     evaluate.main(["--model", str(run), "--text", "film"])
     look.main(["film", "--model", str(run), "--output", str(tmp_path / "look.html")])
     trace.main([f"film{steer}", "--model", str(run)])
+    save_file(load_file(run / "model.safetensors") | {f"vocab_projector.{steer}": torch.zeros(1)}, run / "model.safetensors")
+    monkeypatch.setattr(sys, "argv", ["checkpoint", str(run)])
+    checkpoint.main()
     said = capsys.readouterr().out
-    assert "owned" in said and "\x1b" not in said and "\x07" not in said
+    assert said.count("owned") > 3 and "\x1b" not in said and "\x07" not in said
 
 
 def test_a_steering_name_in_a_file_does_not_reach_the_terminal(model, capsys):
