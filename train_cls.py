@@ -59,7 +59,7 @@ def train(run: Run) -> None:
 
     # text → parts → ids
     parts = load(args.data, args.split, args.keep_breaks)
-    parts.pop("unlabelled", None)
+    parts.pop("unlabelled", None)  # which a classifier does not read
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
     parts = check_classes(parts, ("train", "validation", "test"), args.data)
     model, tokenizer = starting_point(

@@ -67,6 +67,8 @@ def train(run: Run) -> None:
     parts = load(args.data, args.split, args.keep_breaks)
     parts = corpus_parts(parts, args.corpus, args.data)
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
+    if args.pack and args.truncate:
+        raise UserError("--pack and --truncate exclude each other: one keeps what the other cuts off")
     if not len(parts["train"]):
         raise UserError(f"--data {args.data}: every text to adapt to also stands in validation or test")
     model, tokenizer = starting_point(DistilBertForMaskedLM, args, parts["train"].texts)
@@ -87,7 +89,7 @@ def train(run: Run) -> None:
 
     def make_batch(indices: np.ndarray) -> dict[str, torch.Tensor]:
         batch = masked_batch([mask("train", i, args.seed, progress.epoch) for i in indices], tokenizer.pad_id)
-        return batch | labelled_rows(batch["labels"])  # counts decide the shapes: asked on a GPU, they would halt its queue
+        return batch | labelled_rows(batch["labels"])  # here: a GPU would finish all its work before it could say how many
 
     def evaluate(name: str) -> dict:  # the same masks at every call and for every seed, so that losses compare
         with precision.autocast():

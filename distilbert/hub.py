@@ -90,9 +90,8 @@ def verify(name: str, directory: Path) -> None:
     """Compares the files whose SHA-256 is known. Raises `UserError` at the first that differs."""
     for (owner, file), expected in SHA256.items():
         if owner == name and (directory / file).exists() and (found := checksum(directory / file)) != expected:
-            place = (
-                directory.parents[1] if directory.parent.name == "snapshots" else directory
-            )  # the hub's own links to its blobs
+            linked = directory.parent.name == "snapshots"  # the hub's own cache: links to blobs two folders up
+            place = directory.parents[1] if linked else directory
             raise UserError(
                 f"{directory / file}: SHA-256 is {found[:12]}…, expected {expected[:12]}…: a corrupt download or another "
                 f"file. Remove it and run again: rm -r {shlex.quote(str(place))}"

@@ -39,7 +39,7 @@ from .hub import locate
 from .model import DistilBertForSequenceClassification
 from .predict import check_pair
 from .serve import serve
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, readable
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 
@@ -72,7 +72,7 @@ class Reader:
             raise UserError(f"{record}: arguments is {own!r}, expected an object")
         scale = read_json(calibration) if calibration.exists() else {"temperature": 1.0}
         temperature = scale.get("temperature")
-        if type(temperature) not in (int, float) or not 1e-6 < temperature < 1e6:
+        if type(temperature) not in (int, float) or not 1e-6 < temperature < 1e6:  # the page's JSON has no infinity
             raise UserError(f"{calibration}: temperature is {temperature!r}, expected a positive number; write it anew "
                             f"with python evaluate.py --calibrate --model {name}")  # fmt: skip
         max_length, truncation = own.get("max_length", 512), own.get("truncation", "head")
@@ -84,9 +84,7 @@ class Reader:
 
     def look(self, text: str) -> dict:
         """All that the page shows of a review, in JSON's types. Raises `UserError` when there is nothing to read in it."""
-        if text.encode("utf-8", "replace").decode() != text:
-            raise UserError("the review is not readable: its bytes are not UTF-8")
-        encoding = self.tokenizer.backend.encode(text)
+        encoding = self.tokenizer.backend.encode(readable(text))
         kept = truncate(np.arange(len(encoding.ids)), self.max_length, self.truncation)
         if len(kept) == 2:  # [CLS] and [SEP]
             raise UserError("nothing to read: a review needs at least one word")

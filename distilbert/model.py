@@ -216,7 +216,7 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
 
     def labelled_logits(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, rows=None, chosen=None):
         """Logits (M, V) of the positions with a label, 15 in 100, and their labels (M,): no others meet the decoder's V·D."""
-        if rows is None:  # training has asked before the batch went to a GPU, whose queue the answer's shape would halt
+        if rows is None:  # training has asked on the CPU: a GPU would finish all its work before it could say how many
             rows, chosen = (labelled_rows(labels)[name] for name in ("rows", "chosen"))  # (B, R), (M,)
         hidden = self.encoder(input_ids, attention_mask, rows).flatten(0, 1)[chosen]  # (M, D)
         targets = labels.gather(1, rows).flatten()[chosen]  # (M,)

@@ -46,16 +46,17 @@ def batches_to_judge(sequences: Sequence[np.ndarray], batch_size: int) -> Iterat
     """`by_length`'s batches. What takes long says how far it is: a bar on a terminal, a line a minute elsewhere."""
     lengths = np.array([len(sequence) for sequence in sequences])
     terminal, started = sys.stderr.isatty(), time.monotonic()
-    said, done = started, 0
+    said, done, total = started, 0, int(lengths.sum())
     bar = {"desc": "judging", "unit": " tokens", "unit_scale": True, "leave": False, "delay": 2, "dynamic_ncols": True}
-    with tqdm(total=int(lengths.sum()), disable=not (terminal and is_first()), **bar) as progress:
+    with tqdm(total=total, disable=not (terminal and is_first()), **bar) as progress:
         for indices in by_length(lengths, batch_size):
             yield indices
-            done, now = done + int(lengths[indices].sum()), time.monotonic()
-            progress.update(done - progress.n)
+            tokens, now = int(lengths[indices].sum()), time.monotonic()
+            progress.update(tokens)
+            done += tokens
             if not terminal and is_first() and now - said >= 60:
-                left = (now - started) * (lengths.sum() / done - 1)
-                print(f"judging: {done / lengths.sum():.0%}, {left / 60:.1f} min left", file=sys.stderr, flush=True)
+                left = (now - started) * (total / done - 1)
+                print(f"judging: {done / total:.0%}, {left / 60:.1f} min left", file=sys.stderr, flush=True)
                 said = now
 
 

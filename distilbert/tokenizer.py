@@ -13,6 +13,13 @@ from .files import read_json, write_json, write_text
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
+def readable(text: str) -> str:
+    """The text. Raises `UserError` where it holds half characters, as a command line's bytes that are not UTF-8 become."""
+    if text.encode("utf-8", "replace").decode() != text:
+        raise UserError("the text is not readable: its bytes are not UTF-8")
+    return text
+
+
 class Tokenizer:
     """BERT's WordPiece: lower case and accents off (if uncased), split at spaces and punctuation, then longest pieces first."""
 
@@ -91,13 +98,8 @@ class Tokenizer:
         return [(self.backend.id_to_token(i) or "").startswith("##") for i in range(len(self))]
 
     def encode(self, text: str, max_length: int | None = 512) -> list[int]:
-        """Ids with [CLS] in front and [SEP] at the end; the end of what lies between is cut so that at most max_length remain.
-
-        Raises `UserError` for a text that is none: a command line's bytes that are not UTF-8 stand in it as half characters.
-        """
-        if text.encode("utf-8", "replace").decode() != text:
-            raise UserError("the text is not readable: its bytes are not UTF-8")
-        return self.encode_batch([text], max_length)[0]
+        """Ids with [CLS] in front and [SEP] at the end; of what lies between, the end is cut to keep max_length in all."""
+        return self.encode_batch([readable(text)], max_length)[0]
 
     def encode_batch(self, texts: list[str], max_length: int | None = None) -> list[list[int]]:
         encoded = [encoding.ids for encoding in self.backend.encode_batch_fast(texts)]

@@ -57,7 +57,7 @@ def add(run: Path) -> Path:
     record["evaluations"] = {path.stem.removeprefix("eval-"): read_json(path) for path in sorted(run.glob("eval-*.json"))}
     if (run / "calibration.json").exists():
         record["calibration"] = read_json(run / "calibration.json")
-    stored = run / "checkpoint" / "arguments.json"  # with the encoder's whole path
+    stored = run / "checkpoint" / "arguments.json"  # --model as it was typed: a relative path holds where it was
     encoder = Path(read_json(stored)["model"]) / "run.json" if stored.exists() else None
     if encoder and encoder.exists():
         record["encoder"] = read_json(encoder)["arguments"]
@@ -138,14 +138,20 @@ def side_by_side() -> str:
     return "\n".join(lines) + "\n"
 
 
+def sst2_dev(record: dict) -> dict | None:
+    """The evaluation on SST-2's dev part, if it was of all its 872 sentences."""
+    found = record.get("evaluations", {}).get("sst2", {})
+    return found if found.get("n") == 872 else None
+
+
 def confidence_and_transfer() -> str:
     """Of each record that has them: what one temperature does to its confidence, and how it judges SST-2's dev sentences."""
     lines = ["| record | temperature, from validation | ECE | Brier score | SST-2 dev accuracy (95% interval) |"]
     lines.append("|---|---|---|---|---|")
     for path in sorted(HERE.glob("*.json")):
         record = read_json(path)
-        if "calibration" in record and record.get("evaluations", {}).get("sst2", {}).get("n") == 872:
-            calibration, sst2 = record["calibration"], record["evaluations"]["sst2"]
+        if "calibration" in record and (sst2 := sst2_dev(record)):
+            calibration = record["calibration"]
             before_and_after = ("{before:.4f} → {after:.4f}".format(**calibration[key]) for key in ("ece", "brier"))
             low, high = sst2["accuracy_interval"]
             cells = [f"`{path.name}`", f"{calibration['temperature']:.2f}", *before_and_after]
@@ -174,8 +180,8 @@ def published() -> str:
         if record and as_published(record, preset):
             test = record["metrics"]["test"]
             figures = {"accuracy": test["accuracy"], "F1": test["f1"], "ROC-AUC": test["roc_auc"], "loss": test["loss"]}
-            if record["evaluations"].get("sst2", {}).get("n") == 872:
-                figures["SST-2 dev"] = record["evaluations"]["sst2"]["accuracy"]
+            if sst2 := sst2_dev(record):
+                figures["SST-2 dev"] = sst2["accuracy"]
             cell = f" {test['n']:,} test reviews: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         lines.append(f"| {system} | `{preset}` | {reported} |{cell} |")
     return "\n".join(lines) + "\n"

@@ -197,6 +197,11 @@ def test_other_ways_of_making_sequences_are_what_is_trained_on(flags, corpus, tm
     assert (len(evaluated) == 16) == ("--pack" not in flags)  # a text of validation or test is one sequence, however long
 
 
+def test_packing_and_cutting_exclude_each_other(corpus, tmp_path):
+    with pytest.raises(UserError, match="--pack and --truncate exclude each other"):
+        train_mlm.main([*TINY, "--data", str(corpus), "--pack", "--truncate", "--output_dir", str(tmp_path / "run")])
+
+
 def test_the_preset_starts_on_a_tiny_imdb(tmp_path):
     data = write_tar(tmp_path / "imdb.tar.gz", imdb_members())
     flags = ["--preset", "dapt-imdb", "--model", "scratch-tiny", "--data", str(data), "--precision", "fp32", "--max_steps", "2"]
