@@ -12,6 +12,7 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 import torch
@@ -22,10 +23,11 @@ import evaluate
 import train_cls
 from data import formats
 from data.formats import LARGEST, LONGEST
-from data.sources import load
-from distilbert import DistilBertConfig, DistilBertForSequenceClassification, Tokenizer, checkpoint, look, trace
+from data.sources import Part, load
+from distilbert import DistilBertConfig, DistilBertForSequenceClassification, Tokenizer, checkpoint, look, predict, trace
 from distilbert.cli import user_errors
 from distilbert.errors import UserError
+from distilbert.metrics import classification_metrics
 from distilbert.predict import check_pair
 from distilbert.run import Run
 from distilbert.tokenizer import SPECIAL_TOKENS
@@ -128,21 +130,63 @@ def test_a_decoder_of_another_format_that_differs_is_refused(model, dtype):
     refused(model, "vocab_projector.weight differs from the word embeddings")
 
 
-def test_a_steering_label_or_piece_or_name_does_not_reach_the_terminal_with_a_result(finished, tmp_path, monkeypatch, capsys):
-    run, steer = tmp_path / "run", "\x1b]0;owned\x07"
-    shutil.copytree(finished.directory, run)
+STEER = "\x1bcowned\x07"  # ends a terminal's line and page; no punctuation, so that it can stand in a piece
+
+
+@pytest.fixture
+def steering(finished, tmp_path) -> Path:
+    """A finished run whose labels, a piece and a tensor steer a terminal; `film` is read as that piece."""
+    run = Path(shutil.copytree(finished.directory, tmp_path / "run"))
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"id2label": {"0": steer, "1": steer + "2"}}))
-    tokenizer = (run / "tokenizer.json").read_text()
-    (run / "tokenizer.json").write_text(tokenizer.replace('"film"', json.dumps(f"film{steer}")))
-    evaluate.main(["--model", str(run), "--text", "film"])
-    look.main(["film", "--model", str(run), "--output", str(tmp_path / "look.html")])
-    trace.main([f"film{steer}", "--model", str(run)])
-    save_file(load_file(run / "model.safetensors") | {f"vocab_projector.{steer}": torch.zeros(1)}, run / "model.safetensors")
-    monkeypatch.setattr(sys, "argv", ["checkpoint", str(run)])
-    checkpoint.main()
+    (run / "config.json").write_text(json.dumps(config | {"id2label": {"0": STEER, "1": STEER + "2"}}))
+    tokenizer = json.loads((run / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary[f"film{STEER}"] = vocabulary.pop("film")
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "film"}, "content": f"film{STEER}"}
+    (run / "tokenizer.json").write_text(json.dumps(tokenizer))
+    save_file(load_file(run / "model.safetensors") | {f"vocab_projector.{STEER}": torch.zeros(1)}, run / "model.safetensors")
+    return run
+
+
+def fill(run: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "fill_mask", lambda *_: [[(STEER, 0.5)]])
+        predict.main(["--model", str(run), "--fill", "a [MASK]"])
+
+
+def list_mistakes(run: Path) -> None:
+    rows = [{"text": f"{word} film {STEER}", "label": label} for word, label in (("dull", 1), ("lovely", 0)) for _ in range(3)]
+    (run / "wrong.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    evaluate.main(["--model", str(run), "--data", str(run / "wrong.jsonl"), "--errors", "3"])
+
+
+def show_checkpoint(run: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["checkpoint", str(run)])
+        checkpoint.main()
+
+
+def show_verdicts(_: Path) -> None:
+    labels, logits = np.array([0, 1]), np.eye(2)
+    print(predict.verdicts(logits, Part([STEER, STEER], labels, []), classification_metrics(logits, labels)))
+
+
+PRINTERS = {
+    "evaluate": lambda run: evaluate.main(["--model", str(run), "--text", "film"]),
+    "look": lambda run: look.main(["film", "--model", str(run), "--output", str(run / "look.html")]),
+    "trace": lambda run: trace.main(["film", "--model", str(run)]),
+    "fill": fill,
+    "mistakes": list_mistakes,
+    "checkpoint": show_checkpoint,
+    "verdicts": show_verdicts,
+}
+
+
+@pytest.mark.parametrize("program", PRINTERS)
+def test_nothing_of_a_strangers_steers_the_terminal_with_a_result(steering, capsys, program):
+    PRINTERS[program](steering)
     said = capsys.readouterr().out
-    assert said.count("owned") > 3 and "\x1b" not in said and "\x07" not in said
+    assert "owned" in said and "\x1b" not in said and "\x07" not in said
 
 
 def test_a_steering_name_in_a_file_does_not_reach_the_terminal(model, capsys):
