@@ -56,16 +56,25 @@ def saved_steps(checkpoints: Path) -> list[int]:
 
 
 def newest_checkpoint(checkpoints: Path, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict] | None:
-    """Tensors and state of the newest whole checkpoint. A damaged one is said to be so, and the one before it is taken."""
+    """Tensors and state of the newest whole checkpoint. A damaged one is said to be so, and the one before it is taken.
+
+    Raises `UserError` when the system does not let one be read: it may be whole, and a run that went on without it would
+    remove it.
+    """
     for step in reversed(saved_steps(checkpoints)):
         folder = checkpoints / f"step-{step}"
         try:
-            state = read_json(folder / "state.json")
+            found, state = checksum(folder / "tensors.safetensors"), read_json(folder / "state.json")
             if state.pop("own_sha256", None) != fingerprint([json.dumps(state)]):
                 raise UserError(f"{folder}: state.json is not what was written")
-            if checksum(folder / "tensors.safetensors") != state["sha256"]:
+            if found != state["sha256"]:
                 raise UserError(f"{folder}: tensors.safetensors is not what state.json says")
             return safetensors.torch.load_file(folder / "tensors.safetensors"), state
-        except (UserError, OSError, KeyError, safetensors.SafetensorError) as error:
+        except (UserError, FileNotFoundError, KeyError, safetensors.SafetensorError) as error:
             say(f"a damaged checkpoint is passed over: {error}")
+        except OSError as error:
+            raise UserError(
+                f"{folder}: can't be read ({error.strerror}). Mend that and --resume again; or move it away, to go on from the "
+                "one before"
+            ) from None
     return None

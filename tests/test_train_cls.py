@@ -340,6 +340,16 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(train, tmp_path,
     assert outcome(cut) == outcome(whole)
 
 
+def test_a_checkpoint_that_the_system_does_not_let_us_read_is_not_passed_over(train, tmp_path, monkeypatch):
+    train_and_die(train, monkeypatch, 4, "--save_steps", 1)
+    saved = tmp_path / "cut" / "checkpoint"
+    (saved / "step-4" / "tensors.safetensors").rename(tmp_path / "away")
+    (saved / "step-4" / "tensors.safetensors").mkdir()  # a disk's error or a missing right ends in the same exception
+    with pytest.raises(UserError, match=r"step-4: can't be read .*move it away"):
+        train("cut", "--save_steps", 1, "--resume")
+    assert {path.name for path in saved.glob("step-*")} == {"step-3", "step-4"}
+
+
 def test_resume_without_a_whole_checkpoint_starts_fresh_and_says_so(train, tmp_path, monkeypatch, capsys):
     fresh = train("fresh", "--resume")
     assert f"no checkpoint in {fresh}: starting fresh" in capsys.readouterr().out
