@@ -27,7 +27,7 @@ class Arguments:
     precision: str = flag(
         "auto", "number format (default: fp32, or bf16 where it is fast)", choices=("auto", "fp32", "bf16", "fp16")
     )
-    calibrate: bool = flag(False, "fit a temperature on the validation part; writes calibration.json")
+    calibrate: bool = flag(False, "fit a temperature on the validation part, for the page of distilbert.look too")
     errors: int = flag(0, "list so many of the most confident mistakes, and accuracy by kind of text", low=0)
     text: str | None = flag(None, "judge this text instead of measuring")
 
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         return print(printable(f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {args.text}"))
 
     data = args.data or own.get("data", "sample")
-    on_own = data == own.get("data") or same_file(data, own.get("data", ""))
+    on_own = same_data(data, own.get("data", ""))
     split, same = args.split or own.get("split", "official"), own if on_own else {}
     parts = load(data, split, own.get("keep_breaks", False), whole_tables=not on_own)
     sizes = {"train_size": same.get("train_size"), "eval_size": same.get("eval_size")}
@@ -145,8 +145,13 @@ def run_arguments(directory: Path) -> dict:
     return check_stored(Arguments, check_stored(TrainingArguments, used, path), path)
 
 
-def same_file(one: str, other: str) -> bool:
-    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
+def same_data(given: str, trained_on: str) -> bool:
+    """Whether --data is what a run was trained on, whose path may hold elsewhere only: then the name decides, lest texts that
+    it was trained on pass for held-out ones.
+    """
+    if os.path.exists(given) and os.path.exists(trained_on):
+        return os.path.samefile(given, trained_on)
+    return Path(given).name == Path(trained_on).name
 
 
 def print_metrics(title: str, metrics: dict) -> None:

@@ -40,7 +40,7 @@ def command(given: argparse.Namespace, name: str) -> list[str]:
 
 
 def record_of(run: Path) -> dict:
-    """One run: its validation, and what it cost; the test part stays unread."""
+    """One run: its validation, and what it cost; of its test part nothing, so that no choice can rest on it."""
     done = read_json(run / "run.json")
     (_, false_positive), (false_negative, _) = done["metrics"]["validation"]["confusion_matrix"]
     n = done["metrics"]["validation"]["n"]

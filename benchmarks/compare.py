@@ -45,7 +45,7 @@ def contestants(task: str, bf16: bool) -> list[str]:
     """Who takes part on this machine: without bf16 in hardware, whoever needs it does not, and "auto" is fp32."""
     if bf16:
         return CONTESTANTS[task]
-    return [name for name in CONTESTANTS[task] if name != "ours fp32" and "bf16" not in name and "tuned" not in name]
+    return [name for name in CONTESTANTS[task] if name != "ours fp32" and "bf16" not in name]
 
 
 def write_folder(folder: Path, size: str, data: str, count: int) -> list[str]:
@@ -78,8 +78,8 @@ def turn(folder: Path, task: str, name: str, given: argparse.Namespace, seed: in
     return json.loads(said.splitlines()[-1]) | {"peak_memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1_024)}
 
 
-def share_of_limit(size: str, task: str, texts: list[str], rate: float, given: argparse.Namespace, dtype: torch.dtype) -> dict:
-    """Useful operations a second at `rate` tokens a second, over what the products of these shapes reach by themselves."""
+def useful_and_shapes(size: str, task: str, texts: list[str], given: argparse.Namespace) -> tuple[float, list]:
+    """Useful operations a token of these texts, and the products of a batch of them."""
     config = DistilBertConfig(**SIZES[size])
     lengths = [len(ids) for ids in Tokenizer.from_pretrained("minilm").encode_batch(texts, given.max_length)]
     rows, labels = [1] * len(lengths), 0
@@ -87,19 +87,25 @@ def share_of_limit(size: str, task: str, texts: list[str], rate: float, given: a
         lengths = [given.max_length] * (sum(lengths) // given.max_length)
         rows = [round(0.15 * given.max_length)] * len(lengths)
         labels = sum(rows)
-    useful = useful_flops(config, lengths, rows, labels, task != "inference") / sum(lengths) * rate
+    useful = useful_flops(config, lengths, rows, labels, task != "inference") / sum(lengths)
     per_batch = labels * given.batch_size // max(len(lengths), 1)
     typical = int(np.mean(lengths)) // 16 * 16 or 16
-    limit = product_rate(product_shapes(config, given.batch_size, typical, per_batch), dtype)
-    return {"useful_gflops": useful / 1e9, "limit_gflops": limit / 1e9, "share": useful / limit}
+    return useful, product_shapes(config, given.batch_size, typical, per_batch)
 
 
 def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict:
-    """Rounds in which everyone has one turn; rates, ratios to ours within each round, memory, share of the limit."""
-    names = contestants(task, bf16)
+    """Rounds in which everyone has one turn; rates, ratios to ours within each round, memory, share of the limit.
+
+    The limit is what the products of these shapes reach by themselves, measured in each round, too.
+    """
+    names, limits = contestants(task, bf16), []
     with tempfile.TemporaryDirectory() as place:
         texts = write_folder(Path(place), size, given.data, given.batch_size * (given.steps + 1) * (3 if task == "mlm" else 1))
-        rounds = [{name: turn(Path(place), task, name, given, seed) for name in names} for seed in range(given.rounds)]
+        useful, shapes = useful_and_shapes(size, task, texts, given)
+        rounds = []
+        for seed in range(given.rounds):
+            rounds.append({name: turn(Path(place), task, name, given, seed) for name in names})
+            limits.append(product_rate(shapes, torch.bfloat16 if bf16 else torch.float32))
     rates = {name: [one[name]["tokens"] / one[name]["seconds"] for one in rounds] for name in names}
     result = {"size": size, "task": task, "contestants": {}}
     for name in names:
@@ -109,8 +115,10 @@ def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict
             "ours_is_faster_by": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
             "peak_memory_bytes": max(one[name]["peak_memory"] for one in rounds),
         }
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    result["limit"] = share_of_limit(size, task, texts, statistics.median(rates[names[0]]), given, dtype)
+    reached = [useful * rate for rate in rates[names[0]]]
+    shares = [ours / limit for ours, limit in zip(reached, limits, strict=True)]
+    result["limit"] = {"useful_gflops": statistics.median(reached) / 1e9, "limit_gflops": statistics.median(limits) / 1e9}
+    result["limit"] |= {"share": statistics.median(shares), "least": min(shares), "most": max(shares)}
     show(result)
     return result
 
@@ -123,7 +131,7 @@ def show(result: dict) -> None:
         memory = figures["peak_memory_bytes"] / 2**30
         print(f"  {name:34} {figures['tokens_per_second']:9,.0f}   {ratio:22} {memory:6.2f} GiB")
     share = "ours: {useful_gflops:.0f} useful of {limit_gflops:.0f} GFLOP/s that the products alone reach, {share:.0%}"
-    print("  " + share.format(**limit), flush=True)
+    print("  " + share.format(**limit) + " ({least:.0%} to {most:.0%})".format(**limit), flush=True)
 
 
 def optimizer_step(repeats: int = 10) -> dict:

@@ -12,6 +12,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import torch
 
+from data.batches import epoch_batches
+from distilbert.precision import fast_bf16
+
 
 def read(path: Path, part: str) -> tuple[list[str], list[int]]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -19,8 +22,11 @@ def read(path: Path, part: str) -> tuple[list[str], list[int]]:
 
 
 def hugging_face_trainer(folder: Path, task: str, how: str, steps: int, batch_size: int, max_length: int, seed: int) -> dict:
-    """transformers' Trainer. how: "default" (fp32), "bf16", "tuned" (bf16, batches by length, the fused AdamW) or
-    "tuned-no-attention-dropout". The first step is not counted."""
+    """transformers' Trainer with its fused AdamW. how: "default" (fp32), "bf16" (autocast), "tuned" (autocast where bf16 is
+    fast, on the very batches that ours has) or "tuned-no-attention-dropout". The first step is not counted.
+
+    Its own batches by length would be batches at random here: it sorts within a quarter of a small data set, at most.
+    """
     from transformers import (
         AutoModelForMaskedLM,
         AutoModelForSequenceClassification,
@@ -43,6 +49,9 @@ def hugging_face_trainer(folder: Path, task: str, how: str, steps: int, batch_si
     else:
         encoded = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
         dataset = [{"input_ids": ids, "labels": label} for ids, label in zip(encoded, labels, strict=True)]
+        if how.startswith("tuned"):
+            order = epoch_batches(np.array([len(ids) for ids in encoded]), batch_size, seed, epoch=0)
+            dataset = [dataset[i] for i in np.concatenate(order)]
         model = AutoModelForSequenceClassification.from_pretrained(folder / "model", **changes)
         collate = DataCollatorWithPadding(tokenizer)
     tokens, times = [], []
@@ -61,8 +70,8 @@ def hugging_face_trainer(folder: Path, task: str, how: str, steps: int, batch_si
             output_dir=str(folder / "trainer"),
             max_steps=steps + 1,
             per_device_train_batch_size=batch_size,
-            bf16=how != "default",
-            train_sampling_strategy="group_by_length" if how.startswith("tuned") else "random",
+            bf16=how == "bf16" or (how.startswith("tuned") and fast_bf16("cpu")),
+            train_sampling_strategy="sequential" if how.startswith("tuned") else "random",
             seed=seed,
             save_strategy="no",
             report_to=[],
@@ -86,7 +95,7 @@ def our_script(folder: Path, task: str, how: str, steps: int, batch_size: int, m
     if task == "mlm":
         sys.argv = ["train_mlm.py", *flags, "--pack", "--dropout", "0.1"]  # the Trainer's dropout, not our default of none
     else:
-        sys.argv = ["train_cls.py", *flags, "--truncation", "head"]
+        sys.argv = ["train_cls.py", *flags, "--truncation", "head", "--classifier_head", "pre_classifier"]
     runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     counted = [line for line in lines if "tokens" in line][1:]
@@ -94,7 +103,7 @@ def our_script(folder: Path, task: str, how: str, steps: int, batch_size: int, m
 
 
 def pipeline(folder: Path, how: str, batch_size: int, max_length: int) -> dict:
-    """transformers' text-classification pipeline, texts in the order they come; how: "default" (fp32) or "bf16"."""
+    """transformers' text-classification pipeline, which takes texts in the order they come; how: "default" (fp32) or "bf16"."""
     import transformers
 
     dtype = torch.bfloat16 if how == "bf16" else torch.float32

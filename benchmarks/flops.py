@@ -1,6 +1,7 @@
 """How much arithmetic the task needs, and how fast this machine can multiply matrices of these shapes."""
 
 import time
+from collections import Counter
 
 import torch
 
@@ -28,21 +29,21 @@ def useful_flops(
 
 
 def product_shapes(config: DistilBertConfig, batch: int, tokens: int, labels: int = 0) -> list[tuple[int, int, int, int]]:
-    """(how many, a, b, c) of the products in one forward pass of (batch, tokens)."""
+    """(how many, a, b, c) of the products in one forward pass of (batch, tokens) that computes every row, block after block."""
     D, F, H, N = config.dim, config.hidden_dim, config.n_heads, batch * tokens
     shapes = [(1, N, D, 3 * D), (1, N, D, D), (1, N, D, F), (1, N, F, D)]
     shapes += [(batch * H, tokens, D // H, tokens), (batch * H, tokens, tokens, D // H)]
-    return shapes + ([(1, labels, D, config.vocab_size)] if labels else [])
+    return shapes * config.n_layers + ([(1, labels, D, config.vocab_size)] if labels else [])
 
 
 @torch.no_grad()
 def product_rate(shapes: list[tuple[int, int, int, int]], dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """Operations a second over these products, each repeated for `seconds` into the same warm memory.
+    """Operations a second over these products, each shape repeated for `seconds` into the same warm memory.
 
     The rates are weighted by the share of the operations: total operations over total time.
     """
     operations = duration = 0.0
-    for count, a, b, c in shapes:
+    for (count, a, b, c), occurs in Counter(shapes).items():
         left, right = torch.randn(count, a, b).to(dtype), torch.randn(count, b, c).to(dtype)
         out = torch.empty(count, a, c, dtype=dtype)
         torch.bmm(left, right, out=out)
@@ -50,6 +51,6 @@ def product_rate(shapes: list[tuple[int, int, int, int]], dtype: torch.dtype, se
         while repeats == 0 or time.perf_counter() - started < seconds:
             torch.bmm(left, right, out=out)
             repeats += 1
-        operations += 2 * count * a * b * c
-        duration += (time.perf_counter() - started) / repeats
+        operations += occurs * 2 * count * a * b * c
+        duration += occurs * (time.perf_counter() - started) / repeats
     return operations / duration

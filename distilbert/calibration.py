@@ -16,7 +16,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     low, high, golden = math.log(0.05), math.log(20.0), (math.sqrt(5) - 1) / 2
     for _ in range(60):  # each turn keeps 0.618 of the interval: 6.0 · 0.618⁶⁰ is below 1e-11
         left, right = high - golden * (high - low), low + golden * (high - low)
-        if cross_entropy(logits / math.exp(left), labels) < cross_entropy(logits / math.exp(right), labels):
+        if cross_entropy(logits / math.exp(left), labels) <= cross_entropy(logits / math.exp(right), labels):
             high = right
         else:
             low = left

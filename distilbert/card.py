@@ -1,6 +1,7 @@
 """The model card of a run: what it is, what it was trained on, what it can't do. Every number comes from the record."""
 
 import json
+import math
 
 TASKS = {"DistilBertForSequenceClassification": "text-classification", "DistilBertForMaskedLM": "fill-mask"}
 
@@ -9,12 +10,13 @@ def model_card(record: dict, architecture: str) -> str:
     """README.md with the hub's YAML front matter (https://huggingface.co/docs/hub/model-cards)."""
     arguments, data, test = record["arguments"], record["data"], record["metrics"]["test"]
     task = TASKS[architecture]
-    figures = {key: value for key, value in test.items() if isinstance(value, float)}
+    figures = {key: value for key, value in test.items() if isinstance(value, float) and math.isfinite(value)}
     listed = "\n".join(f"      - type: {key}\n        value: {value:.4f}" for key, value in figures.items())
     table = "\n".join(f"| {key} | {value:.4f} |" for key, value in figures.items())
     low, high = test.get("accuracy_interval", (None, None))
     interval = f"\nThe 95% interval of the accuracy is {low:.4f} to {high:.4f}.\n" if low is not None else ""
     film = arguments["data"] == "sample" or "imdb" in arguments["data"].lower()
+    language = "language: en\n" if film else ""  # of other texts nobody has said it
     text = "an English film review" if film else f"a text like those of `{arguments['data']}`"
     if task == "text-classification":
         use = f"judging whether {text} is positive or negative"
@@ -33,8 +35,7 @@ def model_card(record: dict, architecture: str) -> str:
     return f"""---
 library_name: transformers
 pipeline_tag: {task}
-language: en
-model-index:
+{language}model-index:
 - name: {json.dumps(arguments["output_dir"])}
   results:
   - task:

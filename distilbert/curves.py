@@ -39,7 +39,7 @@ def draw_curves(runs: list[Path], output: Path) -> bool:
                 ylabel="perplexity", yscale="log"
             )
     panels = {loss: ("loss", "nats (dots: validation)"), accuracy: ("validation accuracy", "share right")}
-    panels |= {rate: ("learning rate", "peak rate of the groups"), speed: ("speed", "real tokens per second")}
+    panels |= {rate: ("learning rate", "--learning_rate × schedule"), speed: ("speed", "real tokens per second")}
     for panel, (title, unit) in panels.items():
         panel.set(title=title, xlabel="optimizer step", ylabel=unit)
         panel.grid(alpha=0.3)

@@ -53,7 +53,7 @@ class Reader:
     tokenizer: Tokenizer
     max_length: int
     truncation: str
-    calibration: dict
+    calibration: dict  # temperature, and fitted_on: how many texts, 0 for none
 
     @classmethod
     def from_pretrained(cls, name: str) -> "Reader":
@@ -75,6 +75,8 @@ class Reader:
         if type(temperature) not in (int, float) or not 1e-6 < temperature < 1e6:  # the page's JSON has no infinity
             raise UserError(f"{calibration}: temperature is {temperature!r}, expected a positive number; write it anew "
                             f"with python evaluate.py --calibrate --model {name}")  # fmt: skip
+        fitted_on = scale.get("fitted_on", 0)
+        scale = {"temperature": temperature, "fitted_on": fitted_on if type(fitted_on) is int else 0}
         max_length, truncation = own.get("max_length", 512), own.get("truncation", "head")
         if type(max_length) is not int or max_length < 3 or truncation not in ("head", "tail", "head-tail"):
             raise UserError(f"{record}: max_length is {max_length!r} and truncation {truncation!r}, which no run writes")

@@ -24,7 +24,8 @@ def serve(page: Callable[[str], str], text: str, port: int) -> None:
 def server(page: Callable[[str], str], text: str, port: int) -> ThreadingHTTPServer:
     """On the loopback address: GET / answers with the page of `text`, POST / with that of the form's text.
 
-    A request's path is compared and never opened, its size and the wait for it are bounded. `page` runs once at a time.
+    A request's path is compared and never opened; its size is bounded, and how long it may fall silent. `page` runs once at a
+    time.
     """
     first, one_at_a_time = page(text), threading.Lock()
 
@@ -62,8 +63,8 @@ def server(page: Callable[[str], str], text: str, port: int) -> ThreadingHTTPSer
             self.send_response(200)
             for name, value in (("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))):
                 self.send_header(name, value)
-            self.end_headers()
             with contextlib.suppress(ConnectionError):  # the reader has gone elsewhere
+                self.end_headers()
                 self.wfile.write(body)
 
         def log_message(self, format: str, *arguments) -> None:

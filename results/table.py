@@ -15,7 +15,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "benchmarks")]
 import ablations
 import adaptation
 
-from distilbert.arguments import CLASSIFICATION_PRESETS, MASKED_LM_PRESETS, TrainingArguments
+import train_cls
+import train_mlm
 from distilbert.cli import user_errors
 from distilbert.errors import UserError
 from distilbert.files import read_json, write_json, write_text
@@ -35,10 +36,10 @@ PUBLISHED = {
         "",
     ),
 }
-# What a recipe leaves open is as by default; these may differ without making it another, the model by its folder.
-DEFAULTS = asdict(TrainingArguments())
+# Flags that may differ without making a recipe another one; the encoder and the data are looked at by their names.
 FREE = ("model", "data", "precision", "device", "eval_batch_size", "resume", "overwrite", "output_dir", "preset")
 FREE += ("logging_steps", "eval_steps", "save_steps", "save_minutes", "train_size", "eval_size", "max_steps")
+UNSEEN = (*FREE, "seed")  # of these the front page does not speak
 IMDB = ("aclImdb_v1.tar.gz", "aclImdb", "imdb")  # what --data is called
 WHOLE = 20_000  # test reviews at least, of a record that the front page shows
 
@@ -95,8 +96,7 @@ def whole_imdb() -> str:
              if record["arguments"]["data"] in IMDB and record["metrics"]["test"]["n"] >= WHOLE]  # fmt: skip
     for path, record in sorted(found, key=lambda pair: pair[1]["metrics"]["test"]["accuracy"]):
         arguments, test = record["arguments"], record["metrics"]["test"]
-        preset = f" --preset {arguments['preset']}" if arguments.get("preset") else ""
-        system = record.get("system") or f"`train_cls.py{preset}`, {arguments['precision']}"
+        system = record.get("system") or f"`{' '.join(['train_cls.py', *flags(arguments)])}`, {arguments['precision']}"
         encoder = f"`{arguments['model']}`" if "model" in arguments else ""
         low, high = test["accuracy_interval"]
         of = "" if test["n"] == 25_000 else f", of {test['n']:,}"
@@ -109,6 +109,17 @@ def whole_imdb() -> str:
     return "\n".join(lines) + "\n"
 
 
+def flags(arguments: dict) -> list[str]:
+    """What the command line of a classifier's run said of its recipe: the preset, and where the run differs from it."""
+    preset = arguments.get("preset")
+    usual = asdict(train_cls.Arguments()) | train_cls.PRESETS.get(preset, {})
+    said = ["--preset", preset] if preset else []
+    for name, value in arguments.items():
+        if name not in UNSEEN and value != usual.get(name):
+            said += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return said
+
+
 def with_and_without_adaptation() -> str:
     return adaptation.table(read_json(HERE / "adaptation" / "runs.json")["runs"]) + "\n"
 
@@ -118,14 +129,16 @@ def side_by_side() -> str:
     names = {
         "trainer default": "Trainer as it comes (fp32)",
         "trainer bf16": "Trainer, bf16",
-        "trainer tuned": "Trainer, bf16, batches by length",
+        "trainer bf16-no-attention-dropout": "the same, without attention dropout",
+        "trainer tuned": "Trainer, bf16, our batches by length",
         "trainer tuned-no-attention-dropout": "the same, without attention dropout",
         "pipeline default": "pipeline as it comes (fp32)",
         "pipeline bf16": "pipeline, bf16",
     }
     lines = ["| task | beside | theirs, tokens/s | ours, tokens/s | ours is faster by | peak memory, theirs → ours |"]
     lines.append("|---|---|---|---|---|---|")
-    for result in read_json(HERE.parent / "benchmarks" / "compare.json")["results"]:
+    results = read_json(HERE.parent / "benchmarks" / "compare.json")["results"]
+    for result in (one for one in results if one["size"] == "base"):
         contestants = result["contestants"]
         ours = next(iter(contestants.values()))
         for key, theirs in contestants.items():
@@ -162,13 +175,16 @@ def confidence_and_transfer() -> str:
 def as_published(record: dict, preset: str) -> bool:
     """Whether a run was the preset's recipe on the published encoder, whole, and so was the adaptation of its encoder."""
 
-    def kept(arguments: dict, recipe: dict) -> bool:
+    def kept(arguments: dict, script) -> bool:
+        recipe = script.PRESETS[preset]
         whole = all(arguments[name] is None for name in ("train_size", "eval_size", "max_steps"))
-        same = all(arguments.get(name) == value for name, value in (DEFAULTS | recipe).items() if name not in FREE)
-        return arguments["preset"] == preset and arguments["model"] == Path(recipe["model"]).name and whole and same
+        usual = asdict(script.Arguments()) | recipe
+        same = all(arguments.get(name) == value for name, value in usual.items() if name not in FREE)
+        on = arguments["model"] == Path(recipe["model"]).name and arguments["data"] in IMDB
+        return arguments["preset"] == preset and on and whole and same
 
-    adapted = preset not in MASKED_LM_PRESETS or ("encoder" in record and kept(record["encoder"], MASKED_LM_PRESETS[preset]))
-    return adapted and kept(record["arguments"], CLASSIFICATION_PRESETS[preset])
+    adapted = preset not in train_mlm.PRESETS or ("encoder" in record and kept(record["encoder"], train_mlm))
+    return adapted and kept(record["arguments"], train_cls)
 
 
 def published() -> str:
@@ -194,7 +210,8 @@ def one_change() -> str:
 def kinds_of_review() -> str:
     """How often a model judges right, by kind of review, from the record of the whole-IMDb run without adaptation."""
     lines = ["| kind of review | reviews | accuracy (95% interval) |", "|---|---|---|"]
-    evaluations = read_json(HERE / "imdb-plain-seed0.json")["evaluations"].values()
+    record = read_json(HERE / "imdb-plain-seed0.json")
+    evaluations = (found for found in record["evaluations"].values() if found["n"] == record["data"]["test"])
     for kind, figures in next(found for found in evaluations if "kinds" in found)["kinds"].items():
         low, high = figures["accuracy_interval"]
         lines.append(f"| {kind} | {figures['n']:,} | {figures['accuracy']:.3f} ({low:.3f} to {high:.3f}) |")

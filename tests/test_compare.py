@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import NO_DROPOUT, SIZES, our_config
+from conftest import NO_DROPOUT, SIZES, our_config, write_toy_corpus
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_cls
+from distilbert import Tokenizer
 from distilbert.errors import UserError
 from distilbert.model import IGNORED, DistilBertForMaskedLM, DistilBertForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import compare
+import contestants
 import flops
 import trainer
 
@@ -56,8 +58,7 @@ def test_a_masked_lms_useful_operations_are_those_that_torch_counts(training):
 def test_operations_of_a_forward_pass_are_those_of_its_products():
     config = our_config()
     shapes = flops.product_shapes(config, batch=4, tokens=13, labels=7)
-    one_block = our_config(n_layers=1)
-    whole = flops.useful_flops(one_block, [13] * 4, [13] * 4, labels=7, training=False) - 7 * 2 * config.dim**2
+    whole = flops.useful_flops(config, [13] * 4, [13] * 4, labels=7, training=False) - 7 * 2 * config.dim**2
     assert sum(2 * count * a * b * c for count, a, b, c in shapes) == whole
 
 
@@ -75,27 +76,55 @@ def test_the_rate_of_products_is_all_operations_over_all_time(monkeypatch):
     """A second a look at the clock: after the first, two more products and looks, and a last one, so 3 of each in 4 seconds."""
     clock = itertools.count()
     monkeypatch.setattr(flops.time, "perf_counter", lambda: float(next(clock)))
-    operations = 2 * (1 * 8 * 16 * 8 + 2 * 4 * 4 * 4)
-    found = flops.product_rate([(1, 8, 16, 8), (2, 4, 4, 4)], torch.float32, seconds=3)
-    assert found == pytest.approx(operations / (2 * 4 / 3))
+    operations = 2 * (5 * 1 * 8 * 16 * 8 + 2 * 4 * 4 * 4)
+    found = flops.product_rate([(1, 8, 16, 8)] * 5 + [(2, 4, 4, 4)], torch.float32, seconds=3)
+    assert found == pytest.approx(operations / ((5 + 1) * 4 / 3))
 
 
 def test_a_ratio_is_ours_over_theirs_round_by_round(monkeypatch):
     tokens = {"ours auto": iter([100, 300]), "trainer default": iter([50, 100])}
-    limit = {"useful_gflops": 1.0, "limit_gflops": 2.0, "share": 0.5}
+    limits = iter([1e12, 3e12])
     monkeypatch.setattr(compare, "write_folder", lambda *_: [])
-    monkeypatch.setattr(compare, "share_of_limit", lambda *_: limit)
+    monkeypatch.setattr(compare, "useful_and_shapes", lambda *_: (2e9, []))
+    monkeypatch.setattr(compare, "product_rate", lambda *_: next(limits))
     monkeypatch.setattr(
         compare, "turn", lambda _, __, name, ___, seed: {"tokens": next(tokens[name]), "seconds": 2.0, "peak_memory": 7 + seed}
     )
     given = Namespace(data="", batch_size=1, steps=1, rounds=2)
-    found = compare.compare("minilm", "classification", given, bf16=False)["contestants"]
+    monkeypatch.setattr(compare, "contestants", lambda *_: list(tokens))
+    result = compare.compare("minilm", "classification", given, bf16=False)
+    found = result["contestants"]
+    assert result["limit"] == pytest.approx(
+        {"useful_gflops": 200, "limit_gflops": 2_000, "share": 0.1, "least": 0.1, "most": 0.1}
+    )  # 50 and 150 tokens a second at 2 billion operations each, of 1,000 and of 3,000
     assert found["trainer default"]["ours_is_faster_by"] == {"median": 2.5, "least": 2.0, "most": 3.0}
     assert (found["ours auto"]["tokens_per_second"], found["ours auto"]["peak_memory_bytes"]) == (100.0, 8)
 
 
+def test_the_tuned_trainer_has_the_very_batches_of_ours(tmp_path, cache, monkeypatch):
+    """Of four batches of unlike lengths two are counted; random batches of the same reviews hold other numbers of tokens."""
+    corpus = write_toy_corpus(tmp_path / "toy.jsonl", count=24)
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    texts = [row["text"] for row in rows]
+    for i, row in enumerate(rows):
+        row["split"] = "train" if i < 16 else ("validation", "test")[i // 4 % 2]
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = Tokenizer.from_texts(texts)
+    config = our_config(vocab_size=len(tokenizer), max_position_embeddings=32, id2label={0: "Negative", 1: "Positive"})
+    DistilBertForMaskedLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model", 32)
+    monkeypatch.setattr(sys, "argv", [])  # which our script is given anew
+    arguments = (tmp_path, "classification", "tuned", 2, 4, 32)
+    found = [contestants.hugging_face_trainer(*arguments, seed)["tokens"] for seed in range(3)]
+    ours = [contestants.our_script(*arguments[:2], "fp32", *arguments[3:], seed)["tokens"] for seed in range(3)]
+    assert found == ours and len(set(found)) > 1
+
+
 def test_without_bf16_in_hardware_nobody_needs_it():
-    assert compare.contestants("classification", bf16=False) == ["ours auto", "trainer default"]
+    assert [name for name in compare.contestants("classification", bf16=False) if "tuned" not in name] == [
+        "ours auto",
+        "trainer default",
+    ]
     assert compare.contestants("inference", bf16=False) == ["ours infer_reviews", "ours predict_logits", "pipeline default"]
     assert all(compare.contestants(task, bf16=True) == names for task, names in compare.CONTESTANTS.items())
 

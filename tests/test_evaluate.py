@@ -193,6 +193,16 @@ def test_the_runs_own_file_under_another_spelling_is_still_cut_into_parts(run, c
     assert measure(run, "--data", corpus.parent / ".." / corpus.parent.name / corpus.name)["n"] == 16
 
 
+def test_a_file_of_the_runs_name_is_its_own_where_the_path_it_was_trained_by_does_not_hold(run, corpus, tmp_path, monkeypatch):
+    """A table without parts would be measured whole otherwise, with the texts that the run was trained on."""
+    stored = run / "checkpoint" / "arguments.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"data": corpus.name}))
+    monkeypatch.chdir(tmp_path)
+    assert measure(run, "--data", corpus)["n"] == 16
+    write_toy_corpus(tmp_path / corpus.name, count=40, seed=9)  # now it holds, and is another file
+    assert measure(run, "--data", corpus)["n"] == 160
+
+
 def test_length_and_truncation_are_the_runs_unless_given(run, judged, tmp_path):
     rows = [{"text": "dull " * 60 + "lovely " * 60, "label": i % 2} for i in range(4)]
     (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -242,7 +252,17 @@ def test_a_long_text_is_cut_as_the_flag_says(run, capsys):
     assert verdicts == ["Negative", "Positive"]
 
 
-def test_calibration_is_fitted_on_validation_and_leaves_the_accuracy(run, judged, corpus, capsys):
+def test_calibration_is_fitted_on_validation_and_leaves_the_accuracy(run, judged, tmp_path, capsys):
+    rows = map(json.loads, write_toy_corpus(tmp_path / "noisy.jsonl", count=32, seed=3).read_text().splitlines())
+    parts = [{"split": ("validation", "test")[i % 4 // 2]} for i in range(32)]
+    wrong = {0, 5, 8, 2}  # three labels of validation and one of test: of all right ones no temperature is too small
+    labelled = [
+        row | part | {"label": row["label"] ^ (i in wrong)} for i, (row, part) in enumerate(zip(rows, parts, strict=True))
+    ]
+    corpus = tmp_path / "noisy.jsonl"
+    corpus.write_text("\n".join(map(json.dumps, labelled)))
+    stored = run / "checkpoint" / "arguments.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"data": str(corpus)}))
     plain = measure(run)
     judged.clear()
     assert measure(run, "--calibrate") == plain

@@ -107,6 +107,13 @@ def test_a_temperature_that_is_none_is_refused(finished, tmp_path, temperature):
         Reader.from_pretrained(str(run))
 
 
+def test_of_a_calibration_the_page_is_told_what_it_shows_and_no_more(finished, tmp_path):
+    """The page's JSON knows no NaN, and what it calls a number must be one."""
+    run = Path(shutil.copytree(finished.directory, tmp_path / "run"))
+    (run / "calibration.json").write_text('{"temperature": 2, "ece": {"before": NaN}, "fitted_on": {"toLocaleString": 1}}')
+    assert Reader.from_pretrained(str(run)).look("dull")["calibration"] == {"temperature": 2, "fitted_on": 0}
+
+
 def test_a_temperature_near_zero_makes_it_certain_not_ill(finished, tmp_path):
     run = Path(shutil.copytree(finished.directory, tmp_path / "run"))
     (run / "calibration.json").write_text('{"temperature": 1e-4}')

@@ -204,6 +204,12 @@ def test_the_temperature_that_the_logits_were_multiplied_with_is_found_again(tem
 # ---- softmax and cross-entropy
 
 
+@pytest.mark.parametrize("margin", [1.0, 5.0, 50.0])
+def test_where_all_is_judged_right_no_temperature_is_too_small(margin):
+    """At a margin of 50 the loss is zero long before the end of the search."""
+    assert fit_temperature(np.array([[0.0, margin], [margin, 0.0]]), np.array([1, 0])) == pytest.approx(0.05)
+
+
 def test_logits_of_any_size_have_finite_losses_and_probabilities_that_add_up_to_one():
     logits = np.array([[0.0, 1e4], [1e4, 1e4], [-1e4, 3.0]], dtype=np.float32)
     np.testing.assert_allclose(softmax(logits), [[0, 1], [0.5, 0.5], [0, 1]], atol=1e-15)

@@ -624,6 +624,17 @@ def test_the_card_speaks_of_film_reviews_only_where_they_were_read(finished):
     assert "judging whether an English film review is" in model_card(found, "DistilBertForSequenceClassification")
 
 
+def test_the_card_leaves_out_what_is_no_number_and_a_language_that_nobody_told(finished):
+    found = record(finished.directory)
+    found["metrics"]["test"]["precision"] = math.nan  # nothing was judged positive
+    header = front_matter(text := model_card(found, "DistilBertForSequenceClassification"))
+    (result,) = header["model-index"][0]["results"]
+    assert "precision" not in {metric["type"] for metric in result["metrics"]} and "nan" not in text
+    assert "language" not in header
+    found["arguments"]["data"] = "sample"
+    assert front_matter(model_card(found, "DistilBertForSequenceClassification"))["language"] == "en"
+
+
 def test_the_card_and_the_record_tell_how_long_it_was_trained(finished):
     found, last = record(finished.directory), json.loads((finished.directory / "log.jsonl").read_text().splitlines()[-1])
     assert (found["steps"], found["epochs"]) == (last["step"], last["epoch"])

@@ -1,6 +1,7 @@
 """results/table.py: a finished run's record is taken in without weights or text, and fills the published systems' column."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -29,12 +30,12 @@ def here(tmp_path, monkeypatch) -> Path:
 
 def test_a_run_is_taken_in_with_what_was_measured_later_and_without_text(finished, corpus, tmp_path, here, capsys):
     run = tmp_path / "films"
-    run.symlink_to(finished.directory)
+    run.symlink_to(shutil.copytree(finished.directory, tmp_path / "judge"))
     flags = ["--model", str(run), "--data", str(corpus), "--eval_size", "10"]
     evaluate.main([*flags, "--errors", "5"])
     evaluate.main([*flags, "--part", "validation"])
     table.main([str(run)])
-    record = json.loads((here / f"{finished.directory.name}.json").read_text())
+    record = json.loads((here / "judge.json").read_text())
     own = json.loads((finished.directory / "run.json").read_text())
     assert {key: record[key] for key in own} == own
     assert set(record["evaluations"]) >= {"toy", "toy-validation"} and "kinds" in record["evaluations"]["toy"]
@@ -48,7 +49,7 @@ def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_t
     assert (rows[0], rows[-1]) == ("before", "after")
     assert all(row.split("|")[-2] == " " for row in rows if "`imdb-384`" in row or "`dapt-imdb`" in row)
     test = {"n": 25000, "accuracy": 0.91236, "f1": 0.9124, "roc_auc": 0.975, "loss": 0.25}
-    arguments = vars(parse(train_cls.Arguments, ["--preset", "imdb-384"], train_cls.PRESETS))
+    arguments = vars(parse(train_cls.Arguments, ["--preset", "imdb-384", "--data", "imdb"], train_cls.PRESETS))
     record = {"metrics": {"test": test}, "evaluations": {"sst2": {"n": 872, "accuracy": 0.8888}}, "arguments": arguments}
     for changed in (
         {"eval_size": 100},
@@ -56,6 +57,8 @@ def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_t
         {"model": "minilm"},
         {"preset": ""},
         {"layer_decay": 0.5},
+        {"data": "sample"},
+        {"head_learning_rate": 1e-3},
     ):  # none is the recipe
         (here / "imdb-384.json").write_text(json.dumps(record | {"arguments": arguments | changed}))
         table.main([])
@@ -74,14 +77,22 @@ def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_t
 def test_a_run_on_an_adapted_encoder_fills_its_cell_only_when_the_adaptation_was_the_recipe_too(here, tmp_path):
     """The record takes the adaptation's flags from the run that --model named."""
     encoder, run = tmp_path / "runs" / "mlm", tmp_path / "dapt-imdb"
-    parsed = vars(parse(train_cls.Arguments, ["--preset", "dapt-imdb"], train_cls.PRESETS))
-    adapted = vars(parse(train_mlm.Arguments, ["--preset", "dapt-imdb"], train_mlm.PRESETS))
+    flags = ["--preset", "dapt-imdb", "--data", "imdb"]
+    parsed, adapted = (vars(parse(script.Arguments, flags, script.PRESETS)) for script in (train_cls, train_mlm))
     test = {"n": 20_000, "accuracy": 0.93, "f1": 0.93, "roc_auc": 0.98, "loss": 0.2}
     for folder in (encoder, run / "checkpoint"):
         folder.mkdir(parents=True)
     (run / "run.json").write_text(json.dumps({"arguments": parsed | {"model": "mlm"}, "metrics": {"test": test}}))
     (run / "checkpoint" / "arguments.json").write_text(json.dumps({"model": str(encoder)}))
-    for changed in ({"model": "minilm"}, {"num_train_epochs": 1}, {"max_steps": 2}, {"preset": ""}, None, {}):
+    for changed in (
+        {"model": "minilm"},
+        {"num_train_epochs": 1},
+        {"max_steps": 2},
+        {"whole_word_masking": True},
+        {"preset": ""},
+        None,
+        {},
+    ):
         (encoder / "run.json").unlink(missing_ok=True)
         if changed is not None:
             (encoder / "run.json").write_text(json.dumps({"arguments": adapted | changed}))
@@ -104,3 +115,20 @@ def test_a_run_on_data_of_ones_own_has_a_row(finished, here, monkeypatch):
     (here.parent / "README.md").write_text("<!-- table: records -->\n<!-- end -->\n")
     table.main([str(finished.directory)])
     assert "| 128 of toy.jsonl, 48 tokens | 16 |" in (here.parent / "README.md").read_text()
+
+
+def test_the_front_page_names_each_flag_that_a_recipe_departs_by():
+    usual = vars(parse(train_cls.Arguments, []))
+    assert table.flags(usual | {"data": "imdb", "seed": 7, "output_dir": "x", "precision": "fp32"}) == []
+    changed = {"num_train_epochs": 1, "keep_breaks": True, "dropout": 0.1}
+    assert table.flags(usual | changed) == ["--keep_breaks", "--num_train_epochs", "1", "--dropout", "0.1"]
+    preset = vars(parse(train_cls.Arguments, ["--preset", "imdb-384", "--batching", "length"], train_cls.PRESETS))
+    assert table.flags(preset) == ["--preset", "imdb-384", "--batching", "length"]
+
+
+def test_the_kinds_of_review_are_those_of_the_whole_test(here, monkeypatch):
+    """A later measurement of another part stands in the same record, and before it by its name."""
+    kinds = [{"4 stars": {"n": n, "accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}} for n in (7, 70)]
+    found = {"aclImdb-validation": {"n": 2_500, "kinds": kinds[0]}, "aclImdb_v1": {"n": 25_000, "kinds": kinds[1]}}
+    (here / "imdb-plain-seed0.json").write_text(json.dumps({"data": {"test": 25_000}, "evaluations": found}))
+    assert "| 4 stars | 70 |" in table.kinds_of_review()
