@@ -202,7 +202,9 @@ def test_what_it_says_of_its_speed_is_in_the_record_of_the_comparison():
     record = json.loads((ROOT / "benchmarks" / "compare.json").read_text())
     classification, _, inference = record["results"]
     said = r"In fp32 ours trains a classifier at (\d+) tokens a second, ([\d.]+) times "
-    said += r".* classifier reaches (\d+) to (\d+)% and judging (\d+) to (\d+)%, as the same products gave (\d+) GFLOP/s at one "
+    said += (
+        r".* classifier reaches (\d+) to (\d+)% and judging (\d+) to (\d+)%, as the same products gave (\d+) GFLOP/s at one "
+    )
     said += r"time and (\d+) at another. .* takes ([\d.]+) times"
     rate, fp32, *shares, one, another, optimizer = re.search(said, RESULTS_SAID).groups()
     rates = {name: one["tokens_per_second"] for name, one in classification["contestants"].items()}

@@ -173,6 +173,18 @@ def test_tokens_stand_above_their_ids():
     assert [line.split() for line in trace.token_lines(list("abc"), [1, 2, 3], 10)] == [["a", "b"], ["1", "2"], ["c"], ["3"]]
 
 
+def test_the_verdict_is_of_as_much_text_as_the_walkthrough(tmp_path):
+    """Where the positions reach further than the 512 tokens that `infer_reviews` reads unless told."""
+    directory = checkpoint(tmp_path, "DistilBertForSequenceClassification", max_position_embeddings=600)
+    model, tokenizer = ours.DistilBertForSequenceClassification.from_pretrained(directory), Tokenizer.from_pretrained(directory)
+    text = "bad " * 510 + "not " * 88
+    (_, label, whole), (_, _, beginning) = (infer_reviews(text, model, tokenizer, max_length=n) for n in (600, 512))
+    assert (
+        list(trace.verdict(text, model, tokenizer)) == [f"verdict: {label} {whole:.3f}"]
+        and f"{whole:.3f}" != f"{beginning:.3f}"
+    )
+
+
 @pytest.mark.parametrize("head", ["linear", "pre_classifier"])
 def test_a_classifiers_walkthrough_ends_with_its_verdict(tmp_path, capsys, head):
     directory = checkpoint(tmp_path, "DistilBertForSequenceClassification", classifier_head=head)
