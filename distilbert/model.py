@@ -1,7 +1,7 @@
 """DistilBERT, in the order a tensor meets it: ids → embeddings → L blocks → head → logits.
 
 Sanh et al. 2019, "DistilBERT, a distilled version of BERT" (https://arxiv.org/abs/1910.01108): the encoder of BERT
-(Devlin et al. 2018, https://arxiv.org/abs/1810.04805) with every second block, and without token types and pooler.
+(Devlin et al. 2018, https://arxiv.org/abs/1810.04805) with half of its blocks, and without token types and pooler.
 The block itself is Vaswani et al. 2017, "Attention Is All You Need" (https://arxiv.org/abs/1706.03762), section 3.
 
     B  batch                  H  heads                      V  vocabulary

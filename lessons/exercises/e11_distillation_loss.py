@@ -8,6 +8,8 @@ from torch import Tensor
 def distillation_loss(student: Tensor, teacher: Tensor, graded: Tensor, T: float) -> Tensor:
     """T² · KL(teacher's shares ‖ student's shares), both at temperature T, averaged over the graded positions.
 
+    KL(q ‖ p) = Σ q·(ln q - ln p), over the vocabulary.
+
     student, teacher: logits (B, T, V); graded (B, T) bool. No gradient goes to the teacher. 0, not NaN, where nothing is
     graded.
     """

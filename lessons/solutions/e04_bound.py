@@ -1,7 +1,8 @@
 """Solution of lesson 4, exercise 3.
 
-Before γ and β the squares of the D entries sum to D, so no entry is above √D. (It is at most √(D - 1): if one entry were
-√D, all others would be zero, and the mean would not be zero.) One entry apart from all the rest comes closest.
+Before γ and β the D entries sum to 0 and their squares to D. If one entry is a, the others sum to -a, so their squares sum to
+at least a²/(D - 1), which is what D - 1 equal numbers reach. Hence a² + a²/(D - 1) ≤ D, and a² ≤ D - 1. One entry apart from
+all the rest comes there. (Place by place, max of √(D - 1)·|γ| + |β|, is tighter still.)
 """
 
 import math
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 def bound(norm: nn.LayerNorm) -> float:
     D = norm.weight.numel()
-    return math.sqrt(D) * norm.weight.abs().max().item() + norm.bias.abs().max().item()
+    return math.sqrt(D - 1) * norm.weight.abs().max().item() + norm.bias.abs().max().item()
 
 
 def loudest_input(D: int) -> Tensor:
