@@ -23,7 +23,7 @@ class Arguments:
         "", "part of a long text that is kept (default: the run's)", choices=("", "head", "tail", "head-tail")
     )
     eval_batch_size: int = flag(64, "texts of one forward", low=1, high=65_536)
-    device: str = flag("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = flag("auto", "where to compute; auto: a CUDA GPU, or else the CPU", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = flag(
         "auto", "number format (default: fp32, or bf16 where it is fast)", choices=("auto", "fp32", "bf16", "fp16")
     )
@@ -44,7 +44,7 @@ from data.sources import Part, check_classes, load, prepare
 from distilbert.calibration import fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
-from distilbert.fast import tune_memory
+from distilbert.fast import tune_process
 from distilbert.files import read_json, write_json
 from distilbert.hub import locate
 from distilbert.metrics import classification_metrics, reliability, softmax, wilson_interval
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = Tokenizer.from_pretrained(directory)
     check_pair(model, tokenizer)
     precision = Precision.choose(args.device, args.precision)
-    tune_memory()
+    tune_process()
     model.to(precision.device, precision.weights)
     max_length = args.max_length or min(own.get("max_length", 512), model.config.max_position_embeddings)
     truncation = args.truncation or own.get("truncation") or "head"

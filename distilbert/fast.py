@@ -3,7 +3,7 @@
 random_words        for dropout, by all cores at once
 slices              of the optimizer's tensors, to fit the cache
 piecewise           attention, a few sequences at a time
-tune_memory         for batches of all lengths
+tune_process        for batches of all lengths
 """
 
 import ctypes
@@ -23,13 +23,13 @@ def draw_seed() -> int:
     return int(torch.randint(2**62, ()))
 
 
-def random_words(count: int, seed: int, device: torch.device) -> Tensor:
+def random_words(count: int, seed: int) -> Tensor:
     """Random 64-bit words (count,): hashes of seed, seed + 1, …; torch's own generator draws them one after the other.
 
     Steps of 2⁶⁴/φ, mixed as in splitmix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators").
     A multiplication stands last, because torch's >> repeats the sign and so would clear that bit.
     """
-    x = torch.arange(seed, seed + count, device=device).mul_(-0x61C8864680B583EB)
+    x = torch.arange(seed, seed + count).mul_(-0x61C8864680B583EB)
     x.bitwise_xor_(x >> 30).mul_(-0x40A7B892E31B1A47)
     return x.bitwise_xor_(x >> 27).mul_(-0x6B2FB644ECCEEE15)
 
@@ -107,17 +107,20 @@ class _Recomputed(torch.autograd.Function):
         return None, None, None, *gradients
 
 
-# ---- memory
+# ---- the process
 
 
-def tune_memory() -> None:
-    """For a process that trains or judges much, before its first product. Without effect where there is no glibc or oneDNN.
+def tune_process() -> None:
+    """For a process that trains or judges much, before its first product. Does nothing where there is no glibc, oneDNN or GPU.
 
     - What tensors leave is used again, not given back and asked for anew: glibc maps every tensor above 32 MB afresh, and the
       first touch of each page is an interrupt, a sixth of a step at 512 tokens. At most 1 GB stays unused at the heap's end.
     - Of oneDNN's kernels, one for each shape that a product ever had, 64 are kept instead of 1,024: batches differ in length,
       and kernels seldom come again. They took a gigabyte after sixty batches of a masked LM.
+    - Of the kernels for attention on a GPU cuDNN's, the first choice on an H100, is left out: for each new shape it makes a
+      plan, half a second on a B200 as reported (https://github.com/modelscope/FunASR/issues/3704). Not measured here.
     """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
     library = ctypes.CDLL(None) if sys.platform == "linux" else None

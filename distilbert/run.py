@@ -24,7 +24,7 @@ from .curves import draw_curves
 from .directory import Directory, without_paths
 from .distributed import Workers
 from .errors import UserError
-from .fast import tune_memory
+from .fast import tune_process
 from .files import fingerprint, finite, read_json, write_json, write_text
 from .optim import AdamW
 from .precision import Precision
@@ -84,7 +84,8 @@ class Run:
             self.bar.close()
         if self.workers.rank == 0:
             self.place.unlock()
-        self.workers.leave()
+        if error_class in (None, SystemExit):  # with nccl, leaving waits for all: an error must be told before
+            self.workers.leave()
 
     def _stop(self, number: int, _frame) -> None:
         self.signal = number
@@ -137,7 +138,7 @@ class Run:
             )
             self.say(at)
         self.workers.total(0)  # nobody writes before everybody has read
-        tune_memory()
+        tune_process()
         try:
             precision = Precision.choose(self.arguments.device, self.arguments.precision)
         except UserError:
@@ -312,7 +313,10 @@ class Run:
 
     def evaluation_is_due(self, epoch_ended: bool, ended: bool) -> bool:
         every = self.arguments.eval_steps
-        return ended or (epoch_ended if every is None else self.progress.step % every == 0)
+        due = ended or (epoch_ended if every is None else self.progress.step % every == 0)
+        if due:
+            self._add_up()  # what a GPU has still to do is training, and its time no validation's
+        return due
 
     def checkpoint_is_due(self, epoch_ended: bool) -> bool:
         every, minutes = self.arguments.save_steps, (time.monotonic() - self.saved_at) / 60

@@ -490,8 +490,8 @@ MUTATIONS = [
     Mutation(
         "products-once-counted",
         "benchmarks/flops.py",
+        "operations += occurs * 2 * count * a * b * c",
         "operations += 2 * count * a * b * c",
-        "operations += count * a * b * c",
         "compare::the_rate_of_products_is_all_operations_over_all_time",
     ),
     Mutation(

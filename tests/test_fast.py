@@ -142,7 +142,7 @@ def test_memory_is_kept_only_where_large_tensors_may_come_from_it(monkeypatch, a
 
     monkeypatch.setattr(file.sys, "platform", "linux")
     monkeypatch.setattr(file.ctypes, "CDLL", lambda _: Library())
-    file.tune_memory()
+    file.tune_process()
     assert [parameter for parameter, _ in asked] == ([-3, -1, -2] if accepts else [-3])
 
 
@@ -151,11 +151,18 @@ def test_few_kernels_are_kept_unless_the_user_says_otherwise(monkeypatch, before
     monkeypatch.setattr(file.sys, "platform", "darwin")
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
     monkeypatch.setenv(name, before) if before else monkeypatch.delenv(name, raising=False)
-    file.tune_memory()
+    file.tune_process()
     assert file.os.environ[name] == after
 
 
 def test_where_there_is_no_glibc_memory_is_left_alone(monkeypatch):
     monkeypatch.setattr(file.sys, "platform", "darwin")
     monkeypatch.setattr(file.ctypes, "CDLL", None)
-    file.tune_memory()
+    file.tune_process()
+
+
+def test_attention_is_not_left_to_cudnn_which_plans_for_each_new_shape(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", asked.append)
+    file.tune_process()
+    assert asked == [False]

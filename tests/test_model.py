@@ -170,6 +170,12 @@ def test_of_all_65536_lanes_dropout_drops_exactly_a_share_of_p(monkeypatch, p):
     assert (ours.Dropout(p)(torch.ones(65_536)) == 0).sum() == round(p * 65_536)
 
 
+def test_off_the_cpu_dropout_is_torchs_own(monkeypatch):
+    monkeypatch.setattr(F, "dropout", lambda x, p, training: (x, p, training))
+    x = torch.ones(3, device="meta")
+    assert ours.Dropout(0.3)(x) == (x, 0.3, True) and ours.Dropout(0.3).eval()(x) == (x, 0.3, False)
+
+
 def test_random_words_are_splitmix64_without_its_last_step():
     def by_hand(place: int, seed: int) -> int:  # in whole numbers below 2**64; >> repeats the sign, as torch's does
         x = ((seed + place) * 0x9E3779B97F4A7C15) % 2**64
@@ -179,11 +185,11 @@ def test_random_words_are_splitmix64_without_its_last_step():
         return x - 2**64 * (x >> 63)
 
     for seed in (0, 1, 2**62 - 1):
-        assert ours.random_words(50, seed, "cpu").tolist() == [by_hand(i, seed) for i in range(50)]
+        assert ours.random_words(50, seed).tolist() == [by_hand(i, seed) for i in range(50)]
 
 
 def test_every_bit_of_the_random_words_is_a_fair_coin_and_neighbours_in_place_and_piece_are_strangers():
-    words = torch.stack([ours.random_words(20_000, seed, "cpu") for seed in (7, 7 + APART)])  # (2, 20_000)
+    words = torch.stack([ours.random_words(20_000, seed) for seed in (7, 7 + APART)])  # (2, 20_000)
     bits = torch.stack([(words >> i) & 1 for i in range(64)]).double() * 2 - 1  # (64, 2, 20_000), each 1 or -1
     five_sigma = 5 / math.sqrt(20_000)
     assert bits.mean(dim=2).abs().max() < five_sigma
@@ -291,6 +297,22 @@ def test_attention_as_written_equals_the_fused_kernel(monkeypatch, masked, some_
         close(found, expected, 1e-12)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_the_fused_kernel_takes_what_autocast_and_half_precision_weights_give_it(monkeypatch, kind):
+    """A GPU's refuses a mask of another format than the queries'; autocast makes it the same."""
+    kernel, formats = F.scaled_dot_product_attention, set()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args: formats.add(args[3].dtype) or kernel(*args))
+    expected = loss_of(our_model(ARCHITECTURES[2]).float(), *ragged_batch())
+    on_a_gpu(monkeypatch)
+    model = our_model(ARCHITECTURES[2]).to(torch.float32 if kind == torch.float16 else kind)
+    with torch.autocast("cpu", torch.float16, enabled=kind == torch.float16):
+        found = loss_of(model, *ragged_batch())
+    found.backward()
+    assert formats == {model.encoder.embeddings.words.weight.dtype}
+    close(found, expected, 0.05)
+    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+
+
 def test_the_fused_kernel_gets_the_rate_of_dropout_in_training_only(monkeypatch):
     on_a_gpu(monkeypatch)
     rates = []
@@ -385,10 +407,13 @@ def test_labelled_rows_puts_labelled_positions_first_and_chooses_none_of_those_t
     assert labels.gather(1, rows).flatten()[chosen].tolist() == [7, 9, 3]
 
 
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
-def test_a_training_step_never_waits_for_the_device(architecture):
+def test_a_training_step_never_waits_for_the_device(architecture, weights):
     """On torch's meta device tensors have no values, so that whatever would fetch one from a GPU raises an error here."""
-    model = our_model(architecture, dropout=0.1, attention_dropout=0.1).train().to("meta")
+    model = our_model(architecture, dropout=0.1, attention_dropout=0.1).train().float().to("meta")
+    optimizer = AdamW(model.parameters(), master_weights=weights != torch.float32)
+    model.to(weights)
     batch = dict(zip(("input_ids", "attention_mask"), ragged_batch(), strict=True))
     if architecture == "DistilBertForMaskedLM":
         batch |= {"labels": mlm_labels()} | ours.labelled_rows(mlm_labels())
@@ -396,7 +421,7 @@ def test_a_training_step_never_waits_for_the_device(architecture):
         batch["labels"] = torch.tensor([0, 1, 1, 0])
     model.loss(**{name: tensor.to("meta") for name, tensor in batch.items()}).backward()
     clip_grad_norm_(model.parameters(), 1.0)
-    AdamW(model.parameters()).step()
+    optimizer.step()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES[1:])

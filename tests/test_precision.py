@@ -59,13 +59,13 @@ def snapshot(model, optimizer):
         ({}, ("cpu", "fp32")),
         ({"amx": True}, ("cpu", "bf16")),
         ({"avx512_bf16": True}, ("cpu", "bf16")),
-        ({"mps": True, "amx": True}, ("mps", "fp32")),
+        ({"mps": True}, ("cpu", "fp32")),
         ({"cuda": True}, ("cuda", "bf16")),
         ({"cuda": True, "mps": True, "capability": (9, 0)}, ("cuda", "bf16")),
         ({"cuda": True, "amx": True, "capability": (7, 5)}, ("cuda", "fp32")),
     ],
 )
-def test_auto_takes_the_fastest_device_and_bf16_only_where_it_is_in_hardware(monkeypatch, has, expected):
+def test_auto_takes_a_cuda_gpu_or_the_cpu_and_bf16_only_where_it_is_in_hardware(monkeypatch, has, expected):
     machine(monkeypatch, **has)
     chosen = Precision.choose("auto", "auto")
     assert (chosen.device, chosen.kind) == expected

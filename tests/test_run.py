@@ -1,5 +1,6 @@
 """The run directory: its files, its record and log, who may write there, its card and its curves."""
 
+import contextlib
 import errno
 import fcntl
 import getpass
@@ -282,6 +283,26 @@ def test_evaluations_are_due_at_epochs_ends_or_every_so_many_steps_and_at_the_en
         run.progress.step = number
         found += [number] * run.evaluation_is_due(epoch_ended=number % 3 == 0, ended=number == 7)
     assert found == due
+
+
+def test_what_a_gpu_has_still_to_do_before_a_validation_counts_as_training(tmp_path, monkeypatch):
+    with Run(arguments(tmp_path, eval_steps=2)) as run:
+        opened(run)
+        for _ in range(2):
+            step(run)
+            assert len(run.window) == run.progress.step and run.evaluation_is_due(False, False) == (run.progress.step == 2)
+        assert run.window == [] and run.progress.loss == 8.0  # fetched before the validation, whose first look would wait
+
+
+@pytest.mark.parametrize(("error", "leaves"), [(UserError("the disk is full"), []), (SystemExit(143), [1]), (None, [1])])
+def test_a_process_that_fails_alone_waits_for_no_other_before_it_says_so(tmp_path, monkeypatch, error, leaves):
+    left = []
+    run = Run(arguments(tmp_path))
+    monkeypatch.setattr(run.workers, "leave", lambda: left.append(1))  # nccl's waits for all
+    with contextlib.suppress(UserError, SystemExit), run:
+        if error:
+            raise error
+    assert left == leaves
 
 
 def test_a_checkpoint_is_due_at_epochs_ends_by_steps_by_minutes_and_on_a_signal(tmp_path, monkeypatch):
