@@ -508,6 +508,41 @@ MUTATIONS = [
         "F.cross_entropy(self(input_ids, attention_mask), labels).float()",
         "model::the_loss_of_a_half_precision_model_is_that_of_its_logits_in_fp32",
     ),
+    Mutation(
+        "unreadable-is-damaged",
+        "distilbert/resume.py",
+        "except (UserError, FileNotFoundError, KeyError",
+        "except (UserError, OSError, KeyError",
+        "train_cls::a_checkpoint_that_the_system_does_not_let_us_read_is_not_passed_over",
+    ),
+    Mutation(
+        "own-texts-elsewhere-are-anothers",
+        "evaluate.py",
+        "return Path(given).name == Path(trained_on).name",
+        "return given == trained_on",
+        "evaluate::a_file_of_the_runs_name_is_its_own_where_the_path_it_was_trained_by_does_not_hold",
+    ),
+    Mutation(
+        "tuned-trainer-draws-at-random",
+        "benchmarks/contestants.py",
+        '"sequential" if how',
+        '"random" if how',
+        "compare::the_tuned_trainer_has_the_very_batches_of_ours",
+    ),
+    Mutation(
+        "kinds-of-whatever-was-measured",
+        "results/table.py",
+        'if found["n"] == record["data"]["test"])',
+        "if True)",
+        "table::the_kinds_of_review_are_those_of_the_whole_test",
+    ),
+    Mutation(
+        "errors-wait-for-the-others",
+        "distilbert/run.py",
+        "if error_class in (None, SystemExit):",
+        "if True:",
+        "run::a_process_that_fails_alone_waits_for_no_other_before_it_says_so",
+    ),
 ]
 
 
