@@ -27,7 +27,9 @@ class Arguments:
     precision: str = flag(
         "auto", "number format (default: fp32, or bf16 where it is fast)", choices=("auto", "fp32", "bf16", "fp16")
     )
-    calibrate: bool = flag(False, "fit a temperature on the validation part, for the page of distilbert.look too")
+    calibrate: bool = flag(
+        False, "fit a temperature on the validation part; writes calibration.json, which distilbert.look obeys"
+    )
     errors: int = flag(0, "list so many of the most confident mistakes, and accuracy by kind of text", low=0)
     text: str | None = flag(None, "judge this text instead of measuring")
 

@@ -4,7 +4,7 @@
     python benchmarks/compare.py --data aclImdb_v1.tar.gz --quick   # minilm size, short
 
 Each turn is a process of its own (contestants.py), so that peak memory is its own too. Counted are real tokens, padding
-excluded. A machine without bf16 products in hardware skips the bf16 contestants, and measures the limit in fp32.
+excluded. A machine without bf16 products in hardware skips the bf16 contestants; the tuned ones and the limit are fp32's there.
 """
 
 import argparse
@@ -211,7 +211,9 @@ def main(argv: list[str] | None = None) -> None:
         )
     bf16 = fast_bf16("cpu")
     if not bf16:
-        print("no bf16 products in this machine's hardware: the bf16 contestants are left out, and the limit is fp32's")
+        print(
+            "no bf16 products in this machine's hardware: without the bf16 contestants; the tuned ones and the limit are fp32's"
+        )
     results = [compare(size, task, given, bf16) for size in given.sizes for task in given.tasks]
     record = {"machine": machine(), "bf16": bf16, "results": results}
     record |= {key: getattr(given, key) for key in ("batch_size", "max_length", "steps", "rounds")}

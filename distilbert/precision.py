@@ -28,7 +28,7 @@ class Precision:
         """Resolves "auto": a CUDA GPU, or else the CPU. Raises `UserError` when the device is not there."""
         have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if device == "auto":
-            device = "cuda" if have["cuda"] else "cpu"  # a Mac's GPU only if asked for: torch 2.13 multiplies wrongly on some
+            device = "cuda" if have["cuda"] else "cpu"  # a Mac's only if asked for: see README, "Two commands"
         if not have.get(device, False):
             raise UserError(f"--device {device}: this machine or this build of torch has none; try --device auto")
         if kind == "auto":

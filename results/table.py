@@ -38,7 +38,7 @@ PUBLISHED = {
 }
 # Flags that may differ without making a recipe another one; the encoder and the data are looked at by their names.
 FREE = ("model", "data", "precision", "device", "eval_batch_size", "resume", "overwrite", "output_dir", "preset")
-FREE += ("logging_steps", "eval_steps", "save_steps", "save_minutes", "train_size", "eval_size", "max_steps")
+FREE += ("logging_steps", "eval_steps", "save_steps", "save_minutes")
 UNSEEN = (*FREE, "seed")  # of these the front page does not speak
 IMDB = ("aclImdb_v1.tar.gz", "aclImdb", "imdb")  # what --data is called
 WHOLE = 20_000  # test reviews at least, of a record that the front page shows
@@ -177,11 +177,10 @@ def as_published(record: dict, preset: str) -> bool:
 
     def kept(arguments: dict, script) -> bool:
         recipe = script.PRESETS[preset]
-        whole = all(arguments[name] is None for name in ("train_size", "eval_size", "max_steps"))
         usual = asdict(script.Arguments()) | recipe
         same = all(arguments.get(name) == value for name, value in usual.items() if name not in FREE)
         on = arguments["model"] == Path(recipe["model"]).name and arguments["data"] in IMDB
-        return arguments["preset"] == preset and on and whole and same
+        return arguments["preset"] == preset and on and same
 
     adapted = preset not in train_mlm.PRESETS or ("encoder" in record and kept(record["encoder"], train_mlm))
     return adapted and kept(record["arguments"], train_cls)

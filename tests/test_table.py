@@ -121,6 +121,7 @@ def test_the_front_page_names_each_flag_that_a_recipe_departs_by():
     usual = vars(parse(train_cls.Arguments, []))
     assert table.flags(usual | {"data": "imdb", "seed": 7, "output_dir": "x", "precision": "fp32"}) == []
     changed = {"num_train_epochs": 1, "keep_breaks": True, "dropout": 0.1}
+    assert table.flags(usual | {"train_size": 500}) == ["--train_size", "500"]
     assert table.flags(usual | changed) == ["--keep_breaks", "--num_train_epochs", "1", "--dropout", "0.1"]
     preset = vars(parse(train_cls.Arguments, ["--preset", "imdb-384", "--batching", "length"], train_cls.PRESETS))
     assert table.flags(preset) == ["--preset", "imdb-384", "--batching", "length"]
