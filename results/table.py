@@ -158,16 +158,17 @@ def sst2_dev(record: dict) -> dict | None:
 
 
 def confidence_and_transfer() -> str:
-    """Of each record that has them: what one temperature does to its confidence, and how it judges SST-2's dev sentences."""
+    """Of each that judged SST-2's dev sentences: how, and what one temperature does to its confidence, if one was fitted."""
     lines = ["| record | temperature, from validation | ECE | Brier score | SST-2 dev accuracy (95% interval) |"]
     lines.append("|---|---|---|---|---|")
     for path in sorted(HERE.glob("*.json")):
         record = read_json(path)
-        if "calibration" in record and (sst2 := sst2_dev(record)):
-            calibration = record["calibration"]
-            before_and_after = ("{before:.4f} → {after:.4f}".format(**calibration[key]) for key in ("ece", "brier"))
+        if sst2 := sst2_dev(record):
+            cells = [f"`{path.name}`", "", "", ""]
+            if calibration := record.get("calibration"):
+                before_and_after = ("{before:.4f} → {after:.4f}".format(**calibration[key]) for key in ("ece", "brier"))
+                cells[1:] = f"{calibration['temperature']:.2f}", *before_and_after
             low, high = sst2["accuracy_interval"]
-            cells = [f"`{path.name}`", f"{calibration['temperature']:.2f}", *before_and_after]
             lines.append("| " + " | ".join([*cells, f"{sst2['accuracy']:.3f} ({low:.3f} to {high:.3f})"]) + " |")
     return "\n".join(lines) + "\n"
 

@@ -178,6 +178,24 @@ def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
         assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{accuracy}" and record["metrics"]["test"]["n"] == 25_000
 
 
+def test_what_it_says_of_the_published_recipe_on_minilm_is_in_its_record():
+    record = json.loads((ROOT / "results" / "imdb-384-minilm.json").read_text())
+    said = r"recipe on \*plain\*, .* judges (\.\d+) right: two epochs at a fifth of our rate, .* stood at \.\d+ and (\.\d+)\."
+    test, validation = re.search(said, RESULTS_SAID).groups()
+    assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{test}" and record["epochs"] == 2
+    assert f"{record['metrics']['validation']['accuracy']:.3f}" == f"0{validation}"
+    assert table.flags(record["arguments"]) == ["--preset", "imdb-384", "--batching", "length"]
+    assert record["arguments"]["learning_rate"] * 5 == pytest.approx(train_cls.Arguments().learning_rate)
+
+
+def test_how_far_sst2_is_from_what_we_aimed_at_is_in_the_records():
+    aim, missed = map(
+        float, re.search(r"aimed at (\.\d+) there, and the best of them misses it by (\.\d+):", RESULTS_SAID).groups()
+    )
+    found = (table.sst2_dev(json.loads(path.read_text())) for path in (ROOT / "results").glob("*.json"))
+    assert aim - max(one["accuracy"] for one in found if one) == pytest.approx(missed, abs=5e-4)
+
+
 def test_what_it_says_of_its_errors_is_in_the_record():
     evaluation = json.loads((ROOT / "results" / "imdb-plain-seed0.json").read_text())["evaluations"]["aclImdb_v1"]
     kinds, mistakes = evaluation["kinds"], evaluation["confident_mistakes"]
@@ -216,6 +234,19 @@ def test_what_it_says_of_its_speed_is_in_the_record_of_the_comparison():
     assert f"{record['optimizer']['ratio']:.1f}" == optimizer
     flags = " ".join(f"--{name} {record[name]}" for name in ("steps", "rounds"))
     assert f"compare.py --data imdb --sizes base {flags}`" in RESULTS_SAID
+
+
+def test_what_it_says_of_a_trainer_on_our_batches_is_in_the_record():
+    record = json.loads((ROOT / "benchmarks" / "compare-fp32.json").read_text())
+    faster = {result["size"]: {name: f"{one['ours_is_faster_by']['median']:.1f}" for name, one in result["contestants"].items()}
+              for result in record["results"]}  # fmt: skip
+    said = r"distilbert-base ours trains ([\d.]+) times as fast, ([\d.]+) times .* minilm ([\d.]+) and ([\d.]+)\. "
+    said += r"As it comes, with batches at random, the Trainer is ([\d.]+) and ([\d.]+) times slower"
+    tuned = [faster[size][f"trainer {how}"] for size in ("base", "minilm") for how in ("tuned", "tuned-no-attention-dropout")]
+    default = [faster[size]["trainer default"] for size in ("base", "minilm")]
+    assert list(re.search(said, RESULTS_SAID).groups()) == tuned + default
+    assert re.search(r"on our batches the Trainer takes ([\d.]+) times as long, both in fp32", SAID)[1] == tuned[0]
+    assert (record["bf16"], record["max_length"], record["batch_size"], record["rounds"]) == (False, 512, 16, 2)
 
 
 def test_the_front_page_sums_up_the_results_page():
