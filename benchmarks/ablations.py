@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from adaptation import call
 
+from distilbert.cli import user_errors
 from distilbert.files import read_json, write_json
 from distilbert.metrics import wilson_interval
 
@@ -92,4 +93,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

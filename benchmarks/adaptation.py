@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from distilbert.cli import user_errors
 from distilbert.files import read_json, write_atomically, write_json
 from distilbert.metrics import wilson_interval
 
@@ -190,4 +191,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()

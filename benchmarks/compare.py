@@ -27,6 +27,7 @@ from flops import product_rate, product_shapes, useful_flops
 from data.batches import tokenise
 from data.sources import load
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, Tokenizer
+from distilbert.cli import user_errors
 from distilbert.files import write_atomically, write_json
 from distilbert.optim import AdamW
 from distilbert.precision import fast_bf16
@@ -50,12 +51,12 @@ def contestants(task: str, bf16: bool) -> list[str]:
 
 def write_folder(folder: Path, size: str, data: str, count: int) -> list[str]:
     """Random weights of a size, as a masked LM and as a classifier, and `count` reviews; returns the reviews to train on."""
+    train = load(data)["train"]
     config = DistilBertConfig(**SIZES[size], classifier_head="pre_classifier", seq_classif_dropout=0.2)
     torch.manual_seed(0)
     for name, kind in (("model", DistilBertForMaskedLM), ("judge", DistilBertForSequenceClassification)):
         kind(config).save_pretrained(folder / name)
         Tokenizer.from_pretrained("minilm").save_pretrained(folder / name, config.max_position_embeddings)
-    train = load(data)["train"]
     chosen = train.take(np.random.default_rng(0).permutation(len(train))[: count + 16])
     with open(folder / "reviews.jsonl", "w", encoding="utf-8") as file:
         for i, (text, label) in enumerate(zip(chosen.texts, chosen.labels.tolist(), strict=True)):
@@ -224,4 +225,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()
