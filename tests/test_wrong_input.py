@@ -408,17 +408,10 @@ def test_the_program_ends_with_status_2_three_lines_at_most_and_no_traceback(tmp
     assert "Traceback" not in program.stdout + program.stderr
 
 
-@pytest.mark.parametrize("script", ["compare", "adaptation", "ablations", "tfidf", "trainer", "first_difference"])
+@pytest.mark.parametrize("script", ["compare", "adaptation", "ablations"])
 def test_a_benchmark_on_what_is_not_there_says_so_in_two_lines(script, tmp_path):
-    flags = ["--data", "nowhere.tar.gz"] if script not in ("trainer", "first_difference") else []
-    flags += {
-        "adaptation": ["--runs", str(tmp_path)],
-        "ablations": ["--runs", str(tmp_path), "--output", str(tmp_path)],
-        "tfidf": ["--output", str(tmp_path / "out.json")],
-        "trainer": ["--run", "nowhere", "--output", str(tmp_path / "out.json")],
-        "first_difference": ["nowhere"],
-    }.get(script, [])
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *flags]
+    flags = {"adaptation": ["--runs", str(tmp_path)], "ablations": ["--runs", str(tmp_path), "--output", str(tmp_path)]}
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), "--data", "nowhere.tar.gz", *flags.get(script, [])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "nowhere" in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) <= 2
