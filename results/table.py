@@ -39,7 +39,6 @@ PUBLISHED = {
 # Flags that may differ without making a recipe another one; the encoder and the data are looked at by their names.
 FREE = ("model", "data", "precision", "device", "eval_batch_size", "resume", "overwrite", "output_dir", "preset")
 FREE += ("logging_steps", "eval_steps", "save_steps", "save_minutes")
-UNSEEN = (*FREE, "seed")  # of these the front page does not speak
 IMDB = ("aclImdb_v1.tar.gz", "aclImdb", "imdb")  # what --data is called
 WHOLE = 20_000  # test reviews at least, of a record that the front page shows
 
@@ -111,13 +110,17 @@ def whole_imdb() -> str:
 
 def flags(arguments: dict) -> list[str]:
     """What the command line of a classifier's run said of its recipe: the preset, and where the run differs from it."""
-    preset = arguments.get("preset")
-    usual = asdict(train_cls.Arguments()) | train_cls.PRESETS.get(preset, {})
-    said = ["--preset", preset] if preset else []
-    for name, value in arguments.items():
-        if name not in UNSEEN and value != usual.get(name):
+    said = ["--preset", arguments["preset"]] if arguments.get("preset") else []
+    for name, value in departures(arguments, train_cls).items():
+        if name != "seed":
             said += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return said
+
+
+def departures(arguments: dict, script) -> dict:
+    """The flags of a run's recipe that are neither its preset's nor the script's own default."""
+    usual = asdict(script.Arguments()) | script.PRESETS.get(arguments.get("preset"), {})
+    return {name: arguments.get(name) for name, value in usual.items() if name not in FREE and arguments.get(name) != value}
 
 
 def with_and_without_adaptation() -> str:
@@ -177,11 +180,8 @@ def as_published(record: dict, preset: str) -> bool:
     """Whether a run was the preset's recipe on the published encoder, whole, and so was the adaptation of its encoder."""
 
     def kept(arguments: dict, script) -> bool:
-        recipe = script.PRESETS[preset]
-        usual = asdict(script.Arguments()) | recipe
-        same = all(arguments.get(name) == value for name, value in usual.items() if name not in FREE)
-        on = arguments["model"] == Path(recipe["model"]).name and arguments["data"] in IMDB
-        return arguments["preset"] == preset and on and same
+        on = arguments["model"] == Path(script.PRESETS[preset]["model"]).name and arguments["data"] in IMDB
+        return arguments["preset"] == preset and on and not departures(arguments, script)
 
     adapted = preset not in train_mlm.PRESETS or ("encoder" in record and kept(record["encoder"], train_mlm))
     return adapted and kept(record["arguments"], train_cls)

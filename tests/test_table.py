@@ -127,7 +127,7 @@ def test_the_front_page_names_each_flag_that_a_recipe_departs_by():
     assert table.flags(preset) == ["--preset", "imdb-384", "--batching", "length"]
 
 
-def test_the_kinds_of_review_are_those_of_the_whole_test(here, monkeypatch):
+def test_the_kinds_of_review_are_those_of_the_whole_test(here):
     """A later measurement of another part stands in the same record, and before it by its name."""
     kinds = [{"4 stars": {"n": n, "accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}} for n in (7, 70)]
     found = {"aclImdb-validation": {"n": 2_500, "kinds": kinds[0]}, "aclImdb_v1": {"n": 25_000, "kinds": kinds[1]}}
