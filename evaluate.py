@@ -18,17 +18,15 @@ class Arguments:
     split: str = flag("", "how IMDb is cut (default: the run's)", choices=("", "official", "seed-a", "seed-b"))
     part: str = flag("test", "which part to measure", choices=("train", "validation", "test"))
     eval_size: int | None = flag(None, "stratified subset of that part (default: the run's, on the run's data)", low=1)
-    max_length: int | None = flag(None, "tokens of a text (default: the run's, or the model's positions)", low=3, high=32_768)
+    max_length: int | None = flag(None, "tokens of a text (default: the run's, or 512 at most)", low=3, high=32_768)
     truncation: str = flag(
         "", "part of a long text that is kept (default: the run's)", choices=("", "head", "tail", "head-tail")
     )
     eval_batch_size: int = flag(64, "texts of one forward", low=1, high=65_536)
     device: str = flag("auto", "where to compute; auto: a CUDA GPU, or else the CPU", choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = flag(
-        "auto", "number format (default: fp32, or bf16 where it is fast)", choices=("auto", "fp32", "bf16", "fp16")
-    )
+    precision: str = flag("auto", "number format; auto: bf16 where it is fast", choices=("auto", "fp32", "bf16", "fp16"))
     calibrate: bool = flag(
-        False, "fit a temperature on the validation part; writes calibration.json, which distilbert.look obeys"
+        False, "fit a temperature on the validation part; writes calibration.json, which distilbert.look alone obeys"
     )
     errors: int = flag(0, "list so many of the most confident mistakes, and accuracy by kind of text", low=0)
     text: str | None = flag(None, "judge this text instead of measuring")
@@ -42,8 +40,9 @@ import numpy as np
 
 from data.batches import tokenise
 from data.cls import truncate
+from data.formats import LABELS
 from data.sources import Part, check_classes, load, prepare
-from distilbert.calibration import fit_temperature
+from distilbert.calibration import LEAST, MOST, fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
 from distilbert.fast import tune_process
@@ -55,6 +54,7 @@ from distilbert.precision import Precision
 from distilbert.predict import check_pair, predict_logits
 from distilbert.tokenizer import Tokenizer
 
+ENDINGS = re.compile(r"\.(tar\.gz|tgz|tar|zip|jsonl|csv|tsv)$")
 NEGATION = re.compile(r"\b(not|no|never|nothing|nobody|none|hardly|without|cannot|\w+n't)\b", re.IGNORECASE)
 
 
@@ -86,7 +86,13 @@ def main(argv: list[str] | None = None) -> None:
         ids = truncate(np.array(tokenizer.encode(args.text, None)), max_length, truncation)
         with precision.autocast():
             scores = softmax(predict_logits(model, [ids], tokenizer.pad_id))[0]
-        return print(printable(f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {args.text}"))
+        said = f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {' '.join(args.text.split())}"
+        return print(printable(said))
+    called = model.config.id2label[0]
+    if LABELS.get(called.lower()) == 1:
+        raise UserError(
+            f"--model {args.model} calls class 0 {called}, which is Negative in every label here; it judges --text only"
+        )
 
     data = args.data or own.get("data", "sample")
     on_own = same_data(data, own.get("data", ""))
@@ -109,15 +115,14 @@ def main(argv: list[str] | None = None) -> None:
 
     logits, part = judge(args.part)
     metrics = classification_metrics(logits, part.labels)
-    name = Path(data).name.split(".")[0]
+    name = ENDINGS.sub("", Path(os.path.abspath(data)).name)
     stem = f"eval-{name}" if args.part == "test" else f"eval-{name}-{args.part}"
     print_metrics(f"{args.model} on {name} ({args.part}, up to {max_length} tokens)", metrics)
     how = {"data": name, "split": split, "part": args.part, "max_length": max_length, "truncation": truncation}
     usual = on_own and args.part == "test" and not (args.split or args.max_length or args.truncation or args.eval_size)
     written = {f"{stem}.json": how | {"number_format": precision.kind} | metrics}
     bins = {"as trained": reliability(softmax(logits), part.labels)}
-    if args.calibrate:
-        calibration = calibrate(*judge("validation"), logits, part)
+    if args.calibrate and (calibration := calibrate(*judge("validation"), logits, part)):
         written["calibration.json" if usual else f"calibration-{stem.removeprefix('eval-')}.json"] = how | calibration
         bins["calibrated"] = reliability(softmax(logits / calibration["temperature"]), part.labels)
     if args.errors:
@@ -128,6 +133,7 @@ def main(argv: list[str] | None = None) -> None:
         for file, content in written.items():
             write_json(directory / file, content)
         draw_judgements(metrics["confusion_matrix"], bins, directory / f"{stem}.svg")
+        print(f"wrote {', '.join([*written, f'{stem}.svg'])} in {args.model}")
 
 
 def run_arguments(directory: Path) -> dict:
@@ -169,8 +175,15 @@ def print_metrics(title: str, metrics: dict) -> None:
 
 
 def calibrate(held_logits: np.ndarray, held: Part, logits: np.ndarray, part: Part) -> dict:
-    """One temperature for all logits, fitted on validation; what it does to the other part is measured, not fitted."""
+    """One temperature for all logits, fitted on validation; what it does to the other part is measured, not fitted.
+
+    Empty where the best lies outside the search: texts that are all judged right ask for T → 0, a model that tells nothing
+    apart for T → ∞.
+    """
     temperature = fit_temperature(held_logits, held.labels)
+    if not 1.01 * LEAST < temperature < MOST / 1.01:
+        print(f"no temperature: the best one for these {len(held)} validation texts lies outside {LEAST:g} to {MOST:g}")
+        return {}
     before, after = classification_metrics(logits, part.labels), classification_metrics(logits / temperature, part.labels)
     figures = {key: {"before": before[key], "after": after[key]} for key in ("ece", "brier", "loss")}
     print(f"temperature {temperature:.3f}, fitted on {len(held)} validation texts")

@@ -62,6 +62,8 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 raise tarfile.ReadError("it breaks off, or a header is damaged")
             while file.read(LONGEST):
                 pass
+    except PermissionError:
+        raise  # which says nothing of the archive
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         what = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: a broken archive ({what}); remove it and download it again from {IMDB}") from None
@@ -123,9 +125,13 @@ def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(LONGEST)
     tabs = path.suffix != ".csv"
     quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL  # GLUE's tab-separated files quote nothing
-    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t" if tabs else ",", quoting=quoting)
+    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t" if tabs else ",", quoting=quoting, strict=True)
     try:
-        yield from ((reader.line_num, record) for record in reader)
+        for record in reader:
+            if any(record.get(None, ())):  # DictReader's key for what is beyond the header
+                hint = "" if tabs else '; a text with commas in it wants "quotes"'
+                raise UserError(f"{path}: line {reader.line_num} has more fields than the header{hint}")
+            yield reader.line_num, record
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.reader.line_num} is not readable ({error})") from None
 

@@ -16,6 +16,7 @@ from .formats import IMDB, SST2, UNLABELLED, imdb_reviews, sst2_rows, table_rows
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 SST2_MD5 = "9f81648d4199384278b86e315dac217c"
 SAMPLE = Path(__file__).parent / "sample"
+CUT = "a table without a column split is cut 80/10/10: give it 20 texts of each class"
 
 
 @dataclass
@@ -69,7 +70,7 @@ def load(data: str, split: str = "official", keep_breaks: bool = False, whole_ta
         raise UserError(f"--data {data}: unknown format; expected .tar.gz, a folder aclImdb/, .jsonl, .csv, .tsv or .txt")
     for name, part in parts.items():
         if not part.texts:
-            raise UserError(f"--data {data}: the {name} part is empty")
+            raise UserError(f"--data {data}: the {name} part is empty" + f"; {CUT}" * (name != "unlabelled"))
         if not keep_breaks:
             part.texts = [text.replace("<br />", "\n") for text in part.texts]
         for text, where in zip(part.texts, part.names, strict=True):
@@ -163,8 +164,8 @@ def check_classes(parts: Parts, names: tuple[str, ...], data: str) -> Parts:
             where = parts[name].names[int((labels == UNLABELLED).argmax())]
             raise UserError(f"--data {data}: {where} ({name}) has no label; expected 0/1 or neg/pos")
         for label in (0, 1):
-            if (count := int((labels == label).sum())) < 2:
-                raise UserError(f"--data {data}: {name} has {count} texts of class {label}, expected at least two of each")
+            if (n := int((labels == label).sum())) < 2:
+                raise UserError(f"--data {data}: {name} has {n} texts of class {label}, expected at least two of each; {CUT}")
     return {name: parts[name] for name in names}
 
 

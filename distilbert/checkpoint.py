@@ -182,7 +182,8 @@ def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor
     decoder = tensors.pop("vocab_projector.weight", words)
     if decoder is not None and words is not None and not foreign.equal(decoder, words):
         raise UserError(f"{directory}: vocab_projector.weight differs from the word embeddings; this model ties the two")
-    if any(task in str(raw.get("architectures")) for task in foreign.OTHER_TASKS):  # whose head has our heads' names
+    if any(task in str(raw.get("architectures")) for task in foreign.OTHER_TASKS):  # whose tensors have our heads' names
+        config = config.replace(id2label=DistilBertConfig().id2label)
         tensors = {name: t for name, t in tensors.items() if not name.startswith(("classifier.", "pre_classifier."))}
     if not any(name.startswith("pre_classifier.") for name in tensors) and "classifier.weight" in tensors:
         config = config.replace(classifier_head="linear", seq_classif_dropout=0.1)

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import math
 import os
 import sys
@@ -13,9 +12,7 @@ from dataclasses import MISSING, field, fields
 
 from safetensors import SafetensorError
 
-from .errors import UserError
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the share of it that is ours
+from .errors import FULL, UserError
 
 
 def flag(

@@ -22,7 +22,12 @@ def draw_curves(runs: list[Path], output: Path) -> bool:
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     loss, accuracy, rate, speed = figure.subplots(1, 4)
     for number, run in enumerate(runs):
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:  # a full disk or a power cut leaves half a line
+            raise UserError(
+                f"{run / 'log.jsonl'}: not a whole log ({error}); --resume mends it, if the run can go on"
+            ) from None
         training = [line for line in lines if "loss" in line]
         evaluations = [line for line in lines if "eval_loss" in line]
         style, dots = {"label": run.name, "color": f"C{number}"}, {"color": f"C{number}", "marker": "o", "linestyle": ":"}

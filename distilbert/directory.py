@@ -1,5 +1,6 @@
 """A run directory: who may write there, what a run replaces there, what is cleared away. Skip it to follow the lesson."""
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -26,7 +27,7 @@ class Directory:
     def lock(self) -> None:
         """Makes the directory. Raises `UserError` when it can't be written to, or another process holds the lock."""
         try:
-            self.made = not self.path.exists()
+            self.made = [path for path in (self.path, *self.path.parents) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # of a stranger's directory: a link there may point anywhere
             self.held = os.fdopen(os.open(self.path / ".lock", flags, 0o666), "r+")
@@ -43,20 +44,23 @@ class Directory:
     def unlock(self) -> None:
         if not self.arguments.exists():  # it never came to a run: leave nothing behind
             (self.path / ".lock").unlink(missing_ok=True)
-            if self.made and not os.listdir(self.path):
-                self.path.rmdir()
+            with contextlib.suppress(OSError):  # not empty: somebody else's
+                for path in self.made:
+                    path.rmdir()
         self.held.close()
 
     def occupied(self) -> bool:
         """Whether a run would replace something here."""
-        return self.arguments.exists() or any(any(self.path.glob(pattern)) for pattern in WRITTEN)
+        return self.arguments.exists() or bool(saved_steps(self.checkpoints)) or any(any(self.path.glob(w)) for w in WRITTEN)
 
     def clear(self, model: str, fresh: bool, step: int, log_bytes: int) -> None:
         """For a fresh run all that a former one left; for one that goes on at `step` what is later, and the log's end.
 
         Of a fresh run that starts from what is here (`model`, as --model says) the model stays, needed until the end.
         """
-        for path in [*self.path.glob(".*.part"), *self.checkpoints.rglob(".*.part")]:  # what a killed process was writing
+        halves = [path for name in WRITTEN for path in self.path.glob(f".{name}.[0-9]*.part")]  # of a process that was killed
+        halves += [*self.checkpoints.glob(".step-*.part"), *self.checkpoints.glob(".arguments.json.[0-9]*.part")]
+        for path in halves:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for saved in saved_steps(self.checkpoints):
             if fresh or saved > step:  # of a former run, or damaged

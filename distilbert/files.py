@@ -1,7 +1,6 @@
 """Writing so that a crash leaves the previous file whole, and reading so that a broken file is said to be one."""
 
 import contextlib
-import errno
 import hashlib
 import http.client
 import json
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .errors import UserError
+from .errors import FULL, UserError
 
 
 def cache_directory() -> Path:
@@ -24,7 +23,8 @@ def cache_directory() -> Path:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """`write` fills a temporary neighbour, which is flushed to disk and then renamed to `path` in one step.
 
-    What is no file (/dev/stdout, say) is written to as it is: a rename would put a file in its place.
+    What is no file (a pipe, a terminal) is written to as it is: a rename would put a file in its place. So it does with a
+    link, which may lead anywhere in a stranger's directory.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         return write(path)
@@ -130,7 +130,7 @@ def download(url: str, path: Path, **expected: str) -> Path:
         try:
             write_atomically(path, fetch)
         except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "errno", None) == errno.ENOSPC:
+            if getattr(error, "errno", None) in FULL:
                 raise
             raise UserError(f"{url}: not downloaded ({error}). Fetch it by other means and give its path as --data") from None
     return path

@@ -13,7 +13,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from .errors import UserError
+from .errors import FULL, UserError
 from .files import cache_directory, checksum, write_atomically
 
 DISTILBERT = "distilbert/distilbert-base-uncased"
@@ -62,7 +62,10 @@ def from_hub(name: str) -> Path:
             "model.safetensors and tokenizer.json, or use --model minilm, which also comes from the Python package index"
         ) from None
     except (HTTPError, OSError, ValueError) as error:  # no connection, a refusal, a name that no repository can have
-        raise UserError(f"--model {name}: the hub refused or broke off ({str(error).strip().splitlines()[0]})") from None
+        if getattr(error, "errno", None) in FULL:
+            raise
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"--model {name}: the hub refused or broke off ({what})") from None
     verify(name, path)
     return path
 

@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.serve:
         return serve(lambda text: shown(reader, text), args.text, args.port)
     data = reader.look(args.text)
-    write_text(Path(args.output), page(data))
+    write_text(Path(args.output).resolve(), page(data))  # a link stays one, as /dev/stdout is
     print(printable(f"{data['label']} {data['confidence']:.3f}  wrote {args.output}"))
 
 

@@ -14,8 +14,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict:
     A figure that the data can't define (no positive predicted, one class absent) is NaN.
     """
     probabilities = softmax(logits)
-    predictions = logits.argmax(axis=1)
-    matrix = confusion_matrix(predictions, labels, logits.shape[1])
+    matrix = confusion_matrix(logits.argmax(axis=1), labels, logits.shape[1])
     n, right = int(matrix.sum()), int(np.trace(matrix))
     metrics = {
         "n": n,

@@ -109,10 +109,12 @@ def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list
     if model.head_is_fresh:
         raise UserError("this model's masked-LM head is untrained: train it first with python train_mlm.py --model …")
     check_pair(model, tokenizer)
-    ids = torch.tensor([tokenizer.encode(text, model.config.max_position_embeddings)])
+    limit = model.config.max_position_embeddings
+    ids = torch.tensor([tokenizer.encode(text, limit)])
     masked = (ids[0] == tokenizer.mask_id).nonzero().flatten()
     if len(masked) == 0:
-        raise UserError(f'--fill {text!r}: no [MASK] in it; write for example "The acting was [MASK]."')
+        where = f"among its first {limit} tokens, which are what the model reads" if ids.shape[1] == limit else "in it"
+        raise UserError(f'--fill {text[:60]!r}: no [MASK] {where}; write for example "The acting was [MASK]."')
     with evaluating(model):
         probabilities, pieces = model(ids)[0, masked].float().softmax(dim=1).topk(top)
     return [

@@ -10,6 +10,7 @@ import tokenizers
 from .errors import UserError
 from .files import read_json, write_json, write_text
 
+OPTIONS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -51,9 +52,10 @@ class Tokenizer:
             if words.exists():
                 # Not splitlines, which would also cut at pieces like U+2028 and shift every id after them.
                 pieces = words.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-                options = directory / "tokenizer_config.json"  # a list of pieces does not say whether it knows capitals
-                lowercase = not options.exists() or read_json(options).get("do_lower_case") is not False
-                return cls.from_vocabulary([piece.removesuffix("\r") for piece in pieces], str(words), lowercase)
+                path = directory / "tokenizer_config.json"  # a list of pieces does not say whether it knows capitals
+                said = read_json(path) if path.exists() else {}
+                options = {ours: said[theirs] for theirs, ours in OPTIONS.items() if isinstance(said.get(theirs), bool)}
+                return cls.from_vocabulary(pieces, str(words), **options)
         except UserError:
             raise
         except Exception as error:  # the library raises bare Exceptions for a file it can't read
@@ -61,11 +63,11 @@ class Tokenizer:
         raise UserError(f"{directory}: holds neither tokenizer.json nor vocab.txt")
 
     @classmethod
-    def from_vocabulary(cls, vocabulary: list[str], source: str = "vocabulary", lowercase: bool = True) -> "Tokenizer":
-        """From a list of pieces whose place is their id."""
+    def from_vocabulary(cls, vocabulary: list[str], source: str = "vocabulary", **options: bool) -> "Tokenizer":
+        """From a list of pieces whose place is their id. `options`: BertNormalizer's, which are those of an uncased BERT."""
         ids = {piece: i for i, piece in enumerate(vocabulary)}
         backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(ids, unk_token="[UNK]"))
-        backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
+        backend.normalizer = tokenizers.normalizers.BertNormalizer(**options)
         backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
         backend.decoder = tokenizers.decoders.WordPiece()
         backend.add_special_tokens([token for token in SPECIAL_TOKENS if token in ids])
@@ -99,10 +101,10 @@ class Tokenizer:
 
     def encode(self, text: str, max_length: int | None = 512) -> list[int]:
         """Ids with [CLS] in front and [SEP] at the end; of what lies between, the end is cut to keep max_length in all."""
-        return self.encode_batch([readable(text)], max_length)[0]
+        return self.encode_batch([text], max_length)[0]
 
     def encode_batch(self, texts: list[str], max_length: int | None = None) -> list[list[int]]:
-        encoded = [encoding.ids for encoding in self.backend.encode_batch_fast(texts)]
+        encoded = [encoding.ids for encoding in self.backend.encode_batch_fast(list(map(readable, texts)))]
         if max_length is None:
             return encoded
         return [ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]] for ids in encoded]
@@ -115,7 +117,7 @@ class Tokenizer:
         """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer reads."""
         write_text(Path(directory) / "tokenizer.json", self.backend.to_str())
         config = {
-            "tokenizer_class": "DistilBertTokenizer",
+            "tokenizer_class": "PreTrainedTokenizerFast",  # which takes tokenizer.json as it is
             "do_lower_case": getattr(self.backend.normalizer, "lowercase", True),
             "model_max_length": max_length,
             "model_input_names": ["input_ids", "attention_mask"],

@@ -523,6 +523,13 @@ MUTATIONS = [
         "evaluate::a_file_of_the_runs_name_is_its_own_where_the_path_it_was_trained_by_does_not_hold",
     ),
     Mutation(
+        "a-searchs-end-is-a-temperature",
+        "evaluate.py",
+        "if not 1.01 * LEAST < temperature < MOST / 1.01:",
+        "if temperature > MOST:",
+        "evaluate::where_no_temperature_fits_none_is_written",
+    ),
+    Mutation(
         "tuned-trainer-draws-at-random",
         "benchmarks/contestants.py",
         '"sequential" if how',

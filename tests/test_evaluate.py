@@ -50,6 +50,12 @@ def judged(monkeypatch) -> list[np.ndarray]:
     return seen
 
 
+@pytest.fixture
+def two(monkeypatch) -> None:
+    """Two is the temperature that fits: the run judges all its texts right, and then there is none."""
+    monkeypatch.setattr(evaluate, "fit_temperature", lambda *_: 2.0)
+
+
 def measure(run: Path, *flags) -> dict:
     """Runs evaluate.py and returns what it wrote about the data."""
     for old in run.glob("eval-*.json"):
@@ -77,14 +83,15 @@ def test_what_evaluation_writes_names_no_path(run):
     assert "private-folder" not in text and str(run.parent) not in text
 
 
-def test_without_calibrate_nothing_but_the_figures_is_written(run):
+def test_without_calibrate_nothing_but_the_figures_is_written_and_named(run, capsys):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     measure(run)
     after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert after.keys() - before.keys() == {run / "eval-toy.json", run / "eval-toy.svg"} and after.items() >= before.items()
+    assert capsys.readouterr().out.endswith(f"wrote eval-toy.json, eval-toy.svg in {run}\n")
 
 
-def test_the_picture_shows_the_matrix_and_how_sure_the_model_was(run, judged):
+def test_the_picture_shows_the_matrix_and_how_sure_the_model_was(run, two):
     measure(run, "--calibrate")
     picture = (run / "eval-toy.svg").read_text()
     assert all(f"<!-- {words} -->" in picture for words in ("confusion matrix", "reliability", "as trained", "calibrated"))
@@ -130,7 +137,7 @@ def test_the_training_part_is_what_the_run_was_trained_on(run, judged):
     )
 
 
-def test_a_temperature_of_other_data_leaves_the_runs_own_alone(run, tmp_path):
+def test_a_temperature_of_other_data_leaves_the_runs_own_alone(run, two, tmp_path):
     measure(run, "--calibrate")
     before = (run / "calibration.json").read_bytes()
     assert json.loads(before)["data"] == "toy"
@@ -144,7 +151,7 @@ def test_a_temperature_of_other_data_leaves_the_runs_own_alone(run, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [["--max_length", 9], ["--truncation", "tail"], ["--eval_size", 8], ["--part", "train"]])
-def test_a_temperature_of_another_measurement_leaves_the_runs_own_alone(run, flags):
+def test_a_temperature_of_another_measurement_leaves_the_runs_own_alone(run, two, flags):
     measure(run, "--calibrate")
     before = (run / "calibration.json").read_bytes()
     measure(run, "--calibrate", *flags)
@@ -177,7 +184,7 @@ def test_a_temperature_is_not_measured_on_the_texts_it_is_fitted_on(run):
 
 def test_another_file_without_parts_is_measured_whole(run, other):
     found = measure(run, "--data", other)
-    assert (run / "eval-other.json").exists() and found["n"] == 11
+    assert (run / "eval-other.films.json").exists() and found["n"] == 11
     assert np.trace(found["confusion_matrix"]) == 8 == round(found["accuracy"] * 11)
 
 
@@ -293,6 +300,18 @@ def test_calibration_makes_an_overconfident_model_honest(run, monkeypatch, corpu
     assert found["temperature"] == pytest.approx(10 / np.log(3), rel=1e-6)
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_where_no_temperature_fits_none_is_written(run, monkeypatch, corpus, capsys, right):
+    """All right: no T is too small. All wrong: none is too large."""
+    parts, order = load(str(corpus)), iter(["test", "validation"])
+    monkeypatch.setattr(
+        evaluate, "predict_logits", lambda *_: np.eye(2, dtype=np.float32)[parts[next(order)].labels ^ (not right)]
+    )
+    assert measure(run, "--calibrate")["accuracy"] == right and not list(run.glob("calibration*.json"))
+    assert "no temperature: the best one for these 16 validation texts lies outside 0.05 to 20" in capsys.readouterr().out
+    assert "calibrated" not in (run / "eval-toy.svg").read_text()
+
+
 @pytest.mark.parametrize("count", [2, 20])
 def test_errors_are_the_most_confident_mistakes_by_name(run, other, judged, capsys, count):
     measure(run, "--data", other, "--errors", count)
@@ -307,7 +326,7 @@ def test_errors_are_the_most_confident_mistakes_by_name(run, other, judged, caps
     for number, verdict, _, text in listed:
         row = rows[int(number) - 1]
         assert verdict == ("Negative", "Positive")[1 - row["label"]] and row["text"].startswith(text)
-    written = (run / "eval-other.json").read_text()
+    written = (run / "eval-other.films.json").read_text()
     kept = json.loads(written)["confident_mistakes"]
     assert [(mistake["name"], mistake["index"]) for mistake in kept] == [(f"line {i}", int(i) - 1) for i, *_ in listed]
     assert [(mistake["said"], f"{mistake['confidence']:.3f}") for mistake in kept] == [
@@ -375,6 +394,15 @@ def test_a_model_of_three_classes_is_refused(run, tmp_path):
     three.save_pretrained(tmp_path / "three")
     Tokenizer.from_pretrained(run).save_pretrained(tmp_path / "three", 512)
     refused("3 classes.*Negative and Positive", "--model", tmp_path / "three")
+
+
+def test_a_model_that_calls_class_0_positive_judges_texts_and_is_not_measured(run, capsys):
+    config = json.loads((run / "config.json").read_text()) | {"id2label": {"0": "POSITIVE", "1": "NEGATIVE"}}
+    (run / "config.json").write_text(json.dumps(config))
+    evaluate.main(["--model", str(run), "--text", "dull\ndull"])
+    said = capsys.readouterr().out
+    assert said.startswith("POSITIVE") and said.endswith("  dull dull\n")
+    refused("calls class 0 POSITIVE, which is Negative in every label here", "--model", run)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """distilbert/hub.py: from what --model says to a directory, with no network but a closed port of this machine."""
 
+import errno
 import hashlib
 import http.server
 import re
@@ -168,6 +169,7 @@ REQUEST = httpx2.Request("GET", "http://hub")
         ConnectionResetError("Connection reset by peer"),
         huggingface_hub.errors.RepositoryNotFoundError("401 Client Error", response=httpx2.Response(401, request=REQUEST)),
         httpx2.RemoteProtocolError("Server disconnected without sending a response."),
+        httpx2.ReadTimeout(""),
         httpx2.ReadError("reset"),
     ],
     ids=lambda error: type(error).__name__,
@@ -180,6 +182,15 @@ def test_a_hub_that_breaks_off_or_refuses_is_a_users_error_of_one_line(snapshot,
     with pytest.raises(UserError, match="--model owner/name: the hub refused or broke off") as caught:
         locate("owner/name")
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_not_called_the_hubs_refusal(snapshot, monkeypatch):
+    def fill(name, **options):
+        raise OSError(errno.ENOSPC, "No space left on device", "blob")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fill)
+    with pytest.raises(OSError, match="No space left"):
+        locate("owner/name")
 
 
 # ---- checksums

@@ -199,6 +199,13 @@ def test_no_text_ends_the_data_or_changes_on_the_way(text):
     assert "<" not in raw and raw.isascii() and html.count("</script>") == 2
 
 
+def test_a_page_is_written_to_where_a_link_leads(finished, tmp_path):
+    (tmp_path / "page.html").write_text("")
+    (tmp_path / "stdout").symlink_to(tmp_path / "page.html")
+    main(["lovely", "--model", str(finished.directory), "--output", str(tmp_path / "stdout")])
+    assert (tmp_path / "stdout").is_symlink() and "<html" in (tmp_path / "page.html").read_text()
+
+
 def test_the_command_writes_one_file_and_says_the_verdict(finished, reader, tmp_path, capsys):
     main([REVIEW, "--model", str(finished.directory), "--output", str(tmp_path / "new" / "page.html")])
     assert [path.name for path in tmp_path.rglob("*.*")] == ["page.html"]

@@ -222,6 +222,16 @@ def test_fill_mask_refuses_an_untrained_head_and_a_text_without_a_mask(masked_lm
         fill_mask("a [MASK]", masked_lm, tokenizer)
 
 
+def test_a_mask_beyond_the_models_positions_is_said_to_be_there(masked_lm, tokenizer):
+    with pytest.raises(UserError, match=rf"'(film ){{12}}.*no \[MASK\] among its first {POSITIONS} tokens"):
+        fill_mask("film " * 100 + "[MASK]", masked_lm, tokenizer)
+
+
+def test_half_a_character_is_refused_in_a_list_too(model, tokenizer):
+    with pytest.raises(UserError, match="not UTF-8"):
+        infer_reviews(["good", "half \ud83d"], model, tokenizer)
+
+
 def test_fill_mask_leaves_the_models_mode_as_it_was(masked_lm, tokenizer):
     fill_mask("a [MASK]", masked_lm.train(), tokenizer)
     assert masked_lm.training

@@ -535,6 +535,28 @@ def test_a_run_clears_up_after_itself_and_no_other(tmp_path):
     assert not (tmp_path / "checkpoint" / ".step-4.part").exists() and (tmp_path / "another/checkpoint/.step-4.part").exists()
 
 
+def test_a_strangers_unfinished_files_and_checkpoints_stay(tmp_path):
+    mine = tmp_path / ".report.docx.part", tmp_path / ".album.part" / "song.mp3", tmp_path / "checkpoint" / ".video.part"
+    for path in (*mine, tmp_path / ".run.json.123.part"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    with Run(arguments(tmp_path)) as run:
+        opened(run)
+    assert all(path.exists() for path in mine) and not (tmp_path / ".run.json.123.part").exists()
+    weights = tmp_path / "other" / "checkpoint" / "step-4" / "weights"
+    weights.parent.mkdir(parents=True)
+    weights.write_text("mine")
+    with Run(arguments(tmp_path / "other")) as run, pytest.raises(UserError, match="--overwrite"):
+        run.begin()
+    assert weights.exists()
+
+
+def test_a_run_that_never_began_leaves_none_of_the_directories_it_made(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        train_cls.main(["--data", "nowhere.csv", "--output_dir", str(tmp_path / "p" / "q")])
+    assert os.listdir(tmp_path) == []
+
+
 def test_checkpoints_of_a_former_run_go_even_where_the_folder_is_a_link(finished, tmp_path):
     shutil.copytree(finished.directory, tmp_path / "run")
     (tmp_path / "run" / "checkpoint").rename(tmp_path / "disk")
@@ -695,6 +717,13 @@ def test_the_curves_of_two_runs_are_drawn_with_their_names(finished, tmp_path):
     for words in ("loss", "validation accuracy", "learning rate", "speed", "optimizer step", "real tokens per second"):
         assert f"<!-- {words} -->" in picture
     assert (finished.directory / "curves.svg").read_text().startswith("<?xml")
+
+
+def test_curves_of_a_log_with_half_a_line_are_refused_in_words(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    with pytest.raises(UserError, match=r"log\.jsonl: not a whole log"):
+        draw_curves([tmp_path], tmp_path / "curves.svg")
+    assert not (tmp_path / "curves.svg").exists()
 
 
 def test_the_curves_are_the_lines_of_the_log(finished, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """data/sources.py: from what --data names to texts, labels and parts; and the corpus in data/sample/."""
 
+import errno
 import json
 import re
 import tarfile
@@ -461,9 +462,17 @@ WRONG = {
     "bytes": ("a.csv", b"text,label\ncaf\xe9,1\n", "byte 14 is not UTF-8"),
     "bytes in text": ("a.txt", b"caf\xe9\n", "byte 3 is not UTF-8"),
     "no rows": ("a.csv", "text,label\n", "the train part is empty"),
-    "too few rows": ("a.jsonl", GOOD * 9, "the validation part is empty"),
+    "too few rows": ("a.jsonl", GOOD * 9, "the validation part is empty; a table without a column split is cut 80/10/10"),
     "nothing": ("a.jsonl", "", "the train part is empty"),
-    "blank lines": ("a.txt", "\n  \n", "the unlabelled part is empty"),
+    "blank lines": ("a.txt", "\n  \n", "the unlabelled part is empty$"),
+    "comma without quotes": (
+        "a.csv",
+        "label,text\n1,good\n0,Not good, never\n",
+        "line 3 has more fields than the header; .*quotes",
+    ),
+    "tab too many": ("a.tsv", "label\ttext\n1\tgood\n0\tbad\tfilm\n", "line 3 has more fields than the header$"),
+    "endless quote": ("a.csv", 'text,label\ngood,1\n"bad,0\nbad,0\n', "line 4 is not readable"),
+    "quote in front of a word": ("a.csv", 'text,label\n"Alien" is dull,0\n', "line 2 is not readable"),
     "long field in csv": ("a.csv", "text,label\ngood,1\n" + "a" * (LONGEST + 1) + ",1\n", "line . is not readable .*limit"),
     "long field in tsv": ("a.tsv", "text\tlabel\n" + "a" * (LONGEST + 1) + "\t1\n", "line . is not readable .*limit"),
 }
@@ -475,6 +484,16 @@ def test_what_is_wrong_with_a_table_is_said_with_its_name_and_line(tmp_path, cas
     data = write(tmp_path / name, text)
     with pytest.raises(UserError, match=f"{re.escape(data)}: {complaint}"):
         load(data)
+
+
+def test_an_archive_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    archive = write_tar(tmp_path / "imdb.tar.gz", imdb_members())
+    monkeypatch.setattr("data.formats.open", refuse, raising=False)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        load(str(archive))
 
 
 def test_a_line_that_is_null_is_not_an_object_either(tmp_path):

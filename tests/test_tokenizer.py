@@ -87,11 +87,44 @@ def test_a_cut_text_equals_transformers_truncation(tmp_path, max_length):
 def test_transformers_reads_length_names_and_special_tokens(tmp_path):
     Tokenizer.from_texts(TEXTS).save_pretrained(tmp_path, 77)
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert type(auto).__name__ == "DistilBertTokenizer" and auto.model_max_length == 77
+    assert auto.is_fast and auto.model_max_length == 77
     assert list(auto("a film")) == ["input_ids", "attention_mask"]  # DistilBERT takes no token types
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_input_names"] == list(auto("a film"))
     assert [auto.pad_token, auto.unk_token, auto.cls_token, auto.sep_token, auto.mask_token] == SPECIAL_TOKENS
     assert auto.convert_tokens_to_ids(SPECIAL_TOKENS) == [0, 1, 2, 3, 4]
+
+
+NORMALIZERS = {
+    "accents kept": {"type": "BertNormalizer", "strip_accents": False},
+    "chinese as words": {"type": "BertNormalizer", "handle_chinese_chars": False},
+    "cased": {"type": "BertNormalizer", "lowercase": False, "strip_accents": True},
+    "none": None,
+    "others in a row": {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]},
+}
+FOREIGN = "Schön SCHÖN schon 电影 film"
+PIECES = [*SPECIAL_TOKENS, "schon", "schön", "Schon", "Schön", "SCHON", "SCHÖN", "film", "电", "影", "电影"]
+
+
+@pytest.mark.parametrize("case", NORMALIZERS)
+def test_transformers_reads_the_rules_of_a_saved_tokenizer_too(tmp_path, case):
+    content = json.loads(Tokenizer.from_vocabulary(PIECES).backend.to_str())
+    changed = NORMALIZERS[case] and content["normalizer"] | NORMALIZERS[case]
+    if case == "others in a row":
+        changed = NORMALIZERS[case]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"normalizer": changed}))
+    mine = Tokenizer.from_pretrained(tmp_path)
+    assert mine.encode(FOREIGN) != Tokenizer.from_vocabulary(PIECES).encode(FOREIGN)
+    mine.save_pretrained(tmp_path / "again", 512)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "again")(FOREIGN)["input_ids"] == mine.encode(FOREIGN)
+
+
+@pytest.mark.parametrize("option", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+def test_the_options_beside_a_vocabulary_file_are_obeyed_as_transformers_obeys_them(tmp_path, option):
+    vocabulary_file(tmp_path, PIECES)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({option: False}))
+    mine = Tokenizer.from_pretrained(tmp_path)
+    assert mine.encode(FOREIGN) != Tokenizer.from_vocabulary(PIECES).encode(FOREIGN)
+    assert mine.encode(FOREIGN) == transformers.BertTokenizer.from_pretrained(tmp_path, **{option: False})(FOREIGN)["input_ids"]
 
 
 # ---- encode, decode, lengths

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -696,6 +697,16 @@ def test_a_run_starts_from_another_run(finished, corpus, tmp_path, train):
 def test_a_head_of_another_kind_starts_fresh_and_is_announced(finished, train, capsys):
     train("run", "--model", finished.directory, "--classifier_head", "pre_classifier", "--max_steps", 1)
     assert "untrained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", ["linear", "pre_classifier"])
+def test_a_trained_classifier_calls_its_classes_as_it_learnt_them(finished, tmp_path, train, head):
+    """Whatever the checkpoint that it started from called them."""
+    source = shutil.copytree(finished.directory, tmp_path / "source")
+    config = json.loads((source / "config.json").read_text()) | {"id2label": {"0": "POSITIVE", "1": "NEGATIVE"}}
+    (source / "config.json").write_text(json.dumps(config))
+    run = train("run", "--model", source, "--classifier_head", head, "--max_steps", 1)
+    assert json.loads((run / "config.json").read_text())["id2label"] == {"0": "Negative", "1": "Positive"}
 
 
 @pytest.mark.parametrize("head", ["linear", "pre_classifier"])

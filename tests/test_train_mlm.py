@@ -233,6 +233,17 @@ def test_a_text_file_of_one_text_again_and_again_is_refused_in_words(tmp_path):
         train_mlm.main([*TINY, "--data", str(tmp_path / "book.txt"), "--output_dir", str(tmp_path / "run")])
 
 
+def test_texts_of_which_nothing_can_be_hidden_are_refused_before_the_run_begins(adapted, tmp_path):
+    """[UNK] is never hidden, and that is all that the vocabulary makes of them."""
+    data = tmp_path / "films.txt"
+    data.write_text("\n".join(f"映画 は 良い {chr(0x4E00 + i)}" for i in range(40)))
+    with pytest.raises(UserError, match=r"films\.txt: no token of validation is hidden"):
+        train_mlm.main(
+            ["--model", str(adapted), "--data", str(data), "--max_length", "32", "--output_dir", str(tmp_path / "run")]
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_dropout_is_of_the_adaptation_and_not_of_the_model_that_comes_of_it(adapted, tmp_path, corpus):
     stored = json.loads((adapted / "checkpoint" / "arguments.json").read_text())
     config = json.loads((adapted / "config.json").read_text())

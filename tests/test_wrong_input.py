@@ -141,7 +141,7 @@ TEXTS = {  # a file's name, its content, what must be said besides its name
     "one class": ("films.jsonl", lines(*({**row, "label": 1} for row in GOOD)), "0 texts of class 0", "at least two of each"),
     "too few texts": ("films.jsonl", lines(*GOOD[:6]), "part is empty"),
     "one class in validation": ("films.jsonl", in_parts({"train": BALANCED, "validation": [0, 0, 1], "test": BALANCED}),
-                                "validation has 1 texts of class 1, expected at least two of each"),
+                                "validation has 1 texts of class 1, expected at least two of each; a table without a column"),
     "no test part": ("films.jsonl", in_parts({"train": BALANCED, "validation": BALANCED}), "has no test part"),
     "an unknown part": ("films.jsonl", in_parts({"train": BALANCED, "dev": BALANCED}), "'dev', expected train, validation"),
     "a part for some only": ("films.jsonl", in_parts({"train": BALANCED, "": BALANCED}), "expected train, validation or test"),
