@@ -530,6 +530,27 @@ MUTATIONS = [
         "evaluate::where_no_temperature_fits_none_is_written",
     ),
     Mutation(
+        "names-outlive-their-head",
+        "distilbert/start.py",
+        "model.config = model.config.replace(id2label=",
+        "model.config.replace(id2label=",
+        "train_cls::a_trained_classifier_calls_its_classes_as_it_learnt_them",
+    ),
+    Mutation(
+        "the-rest-of-a-line-is-lost",
+        "data/formats.py",
+        "if any(record.get(None, ())):",
+        "if False:",
+        "sources::what_is_wrong_with_a_table_is_said_with_its_name_and_line",
+    ),
+    Mutation(
+        "every-unfinished-file-is-ours",
+        "distilbert/directory.py",
+        'self.path.glob(f".{name}.[0-9]*.part")',
+        'self.path.glob(".*.part")',
+        "run::a_strangers_unfinished_files_and_checkpoints_stay",
+    ),
+    Mutation(
         "tuned-trainer-draws-at-random",
         "benchmarks/contestants.py",
         '"sequential" if how',

@@ -462,9 +462,10 @@ def test_the_head_of_another_task_is_ignored(tmp_path, architecture):
 
 
 @pytest.mark.parametrize("architecture", ["DistilBertForTokenClassification", "DistilBertForMultipleChoice"])
-def test_another_tasks_head_under_our_heads_names_is_ignored(tmp_path, architecture):
-    directory, _ = written_by_transformers(tmp_path, architecture)
-    assert CLASSIFIER.from_pretrained(directory).head_is_fresh
+def test_another_tasks_head_under_our_heads_names_is_ignored_with_its_classes(tmp_path, architecture):
+    directory, _ = written_by_transformers(tmp_path, architecture, id2label={0: "other", 1: "person", 2: "place"})
+    mine = CLASSIFIER.from_pretrained(directory)
+    assert mine.head_is_fresh and mine.config.id2label == {0: "Negative", 1: "Positive"}
 
 
 HALVES = [
