@@ -169,13 +169,23 @@ def test_adapted_encoders_learn_as_much_faster_as_it_says(arm):
 
 
 def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
-    plain = json.loads((ROOT / "results" / "imdb-plain-seed0.json").read_text())["metrics"]["test"]["accuracy"]
-    assert f"runs/imdb` judges {plain:.3f} of its test".replace("0.", ".") in SAID
-    for kind, told in (("plain", r"in fp32 on \*plain\*"), ("adapted", r"on the \*longer\* .*")):
+    longer = json.loads((ROOT / "results" / "imdb-384tok-seed0.json").read_text())["metrics"]["test"]["accuracy"]
+    assert f"--max_length 384 --output_dir runs/imdb` judges {longer:.3f} of its test".replace("0.", ".") in SAID
+    told = {"plain": r"in fp32 on \*plain\*", "384tok": "on texts of up to 384 tokens", "adapted": r"on the \*longer\* encoder"}
+    for kind, how in told.items():
         record = json.loads((ROOT / "results" / f"imdb-{kind}-seed0.json").read_text())
-        minutes, accuracy = re.search(rf"epoch of (\d+) minutes {told} judges (\.\d+) of the official", RESULTS_SAID).groups()
+        minutes, accuracy = re.search(rf"epoch of (\d+) minutes {how} judges (\.\d+) of the official", RESULTS_SAID).groups()
         assert round(record["seconds"] / 60) == int(minutes) and record["arguments"]["num_train_epochs"] == 1
         assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{accuracy}" and record["metrics"]["test"]["n"] == 25_000
+
+
+def test_the_mistakes_it_counts_with_384_and_with_256_tokens_are_those_of_the_records():
+    said = re.search(r"([\d,]+) mistakes on the official test with 384 tokens, ([\d,]+) with 256", RESULTS_SAID).groups()
+    for count, name in zip(said, ("imdb-384tok-seed0", "imdb-plain-seed0"), strict=True):
+        (_, one), (other, _) = json.loads((ROOT / "results" / f"{name}.json").read_text())["metrics"]["test"][
+            "confusion_matrix"
+        ]
+        assert int(count.replace(",", "")) == one + other
 
 
 def test_what_it_says_of_the_published_recipe_on_minilm_is_in_its_record():
