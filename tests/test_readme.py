@@ -182,9 +182,8 @@ def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
 def test_the_mistakes_it_counts_with_384_and_with_256_tokens_are_those_of_the_records():
     said = re.search(r"([\d,]+) mistakes on the official test with 384 tokens, ([\d,]+) with 256", RESULTS_SAID).groups()
     for count, name in zip(said, ("imdb-384tok-seed0", "imdb-plain-seed0"), strict=True):
-        (_, one), (other, _) = json.loads((ROOT / "results" / f"{name}.json").read_text())["metrics"]["test"][
-            "confusion_matrix"
-        ]
+        record = json.loads((ROOT / "results" / f"{name}.json").read_text())
+        (_, one), (other, _) = record["metrics"]["test"]["confusion_matrix"]
         assert int(count.replace(",", "")) == one + other
 
 
