@@ -551,6 +551,27 @@ MUTATIONS = [
         "run::a_strangers_unfinished_files_and_checkpoints_stay",
     ),
     Mutation(
+        "same-order-every-epoch",
+        "train_cls.py",
+        "args.seed, progress.epoch, args.batching",
+        "args.seed, 0, args.batching",
+        "train_cls::each_epoch_and_each_seed_has_an_order_of_its_own",
+    ),
+    Mutation(
+        "same-masks-every-epoch",
+        "train_mlm.py",
+        'mask("train", i, args.seed, progress.epoch)',
+        'mask("train", i, args.seed, 0)',
+        "train_mlm::each_epoch_and_each_seed_hides_other_tokens",
+    ),
+    Mutation(
+        "a-last-batch-is-no-step",
+        "train_cls.py",
+        "math.ceil(math.ceil(len(lengths) / args.batch_size) / accumulation)",
+        "math.ceil(len(lengths) / args.batch_size) // accumulation",
+        "train_cls::an_epoch_takes_what_the_division_leaves_over_and_the_warmup_too",
+    ),
+    Mutation(
         "tuned-trainer-draws-at-random",
         "benchmarks/contestants.py",
         '"sequential" if how',

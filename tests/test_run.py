@@ -317,6 +317,10 @@ def test_a_checkpoint_is_due_at_epochs_ends_by_steps_by_minutes_and_on_a_signal(
     assert not run.checkpoint_is_due(epoch_ended=False)
     now += 2
     assert run.checkpoint_is_due(epoch_ended=False)
+    monkeypatch.setattr("distilbert.run.gather", lambda *_: {})
+    monkeypatch.setattr("distilbert.run.write_checkpoint", lambda *_: None)
+    run.save(None, None, SimpleNamespace(state_dict=dict), {})
+    assert not run.checkpoint_is_due(epoch_ended=False)
     now, run.signal = run.saved_at, signal.SIGTERM
     assert run.checkpoint_is_due(epoch_ended=False)
 
@@ -490,6 +494,17 @@ def test_a_run_may_be_overwritten_by_one_that_starts_from_it(finished, tmp_path,
     assert found["metrics"]["test"]["accuracy"] > 0.9  # it did start from what had learnt
     weights = hashlib.sha256((finished.directory / "model.safetensors").read_bytes()).hexdigest()
     assert found["revision"] == f"sha256:{weights}"
+
+
+def test_a_resumed_run_names_the_weights_it_started_from_whatever_stands_there_now(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("distilbert.run.draw_curves", lambda *_: False)
+    start = shutil.copytree(finished.directory, tmp_path / "start")
+    flags = [*finished.flags, "--model", str(start), "--output_dir", str(tmp_path / "run")]
+    train_cls.main([*flags, "--max_steps", "2"])
+    before = record(tmp_path / "run")["revision"]
+    shutil.copy(tmp_path / "run" / "model.safetensors", start)
+    train_cls.main([*flags, "--max_steps", "3", "--resume"])
+    assert record(tmp_path / "run")["revision"] == before
 
 
 def test_a_run_that_overwrites_its_own_start_can_be_resumed(finished, tmp_path, monkeypatch):

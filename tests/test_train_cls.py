@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 import train_cls
 import train_mlm
+from data.batches import epoch_batches
 from data.sources import Part, load
 from distilbert import DistilBertForSequenceClassification, Tokenizer, infer_reviews
 from distilbert.errors import UserError
@@ -181,6 +182,32 @@ def test_accumulated_batches_give_every_parameter_the_gradient_of_the_whole(trai
         torch.testing.assert_close(saved(split, 1)[name], tensor, rtol=0, atol=1e-5 * tensor.abs().max().item())
     assert log(split)[0]["loss"] == pytest.approx(log(whole)[0]["loss"], abs=1e-6)
     assert log(split)[0]["tokens"] == log(whole)[0]["tokens"]
+
+
+def test_each_epoch_and_each_seed_has_an_order_of_its_own(train, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_cls, "epoch_batches", lambda *args: seen.append(args[1:]) or epoch_batches(*args))
+    train("run", "--seed", 4, "--batching", "random")
+    assert seen == [(8, 4, 0, "random"), (8, 4, 1, "random")]
+
+
+def test_an_epoch_takes_what_the_division_leaves_over_and_the_warmup_too(train):
+    """24 texts are three batches of 10, and these are two steps; a quarter of four steps and a little is two."""
+    flags = ["--batch_size", 10, "--gradient_accumulation_steps", 2, "--logging_steps", 1]
+    directory = train("run", *flags, "--warmup_ratio", 0.26, "--learning_rate", 1e-3)
+    assert record(directory)["steps"] == 4 and record(directory)["epochs"] == 2
+    rates = [line["learning_rate"] for line in log(directory) if "loss" in line]
+    assert rates == pytest.approx([0, 5e-4, 1e-3, 5e-4])
+
+
+def test_bf16_does_not_round_the_weights_that_it_starts_from(finished, train):
+    """The warmup's first step has rate zero: what was read is what is saved."""
+    before = load_file(finished.directory / "model.safetensors")
+    after = load_file(
+        train("run", "--model", finished.directory, "--precision", "bf16", "--max_steps", 1) / "model.safetensors"
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in before.values())
 
 
 # ---- the best epoch

@@ -67,6 +67,25 @@ def test_the_twins_loops_differ_in_labels_and_score_alone():
     ]
 
 
+@pytest.mark.parametrize(("start", "end"), [("    optimizer = AdamW", "    best = run.restore"),
+                                            ("    accumulation = ", " * args.warmup_ratio)"),
+                                            ("    # the best validation's", "    run.say(")])  # fmt: skip
+def test_the_twins_prepare_and_end_alike(start, end):
+    """So what tests/test_train_cls.py shows of masters, of lengths and of the best weights holds for both."""
+    first, second = ((ROOT / name).read_text(encoding="utf-8") for name in ("train_cls.py", "train_mlm.py"))
+    first, second = (text[(begins := text.index(start)) : text.index(end, begins)] for text in (first, second))
+    assert first.replace('logits, metrics = evaluate("test")', 'metrics = evaluate("test")') == second
+
+
+def test_each_epoch_and_each_seed_hides_other_tokens(corpus, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_mlm, "mask_tokens", lambda *args: seen.append(args[1]) or mask_tokens(*args))
+    flags = [*TINY, "--data", str(corpus), "--train_size", "24", "--num_train_epochs", "2", "--seed", "7"]
+    train_mlm.main([*flags, "--output_dir", str(tmp_path / "run")])
+    trained = [seed for seed in seen if len(seed) == 3]
+    assert sorted(trained) == [(7, epoch, i) for epoch in (0, 1) for i in range(24)]
+
+
 def test_the_toy_language_is_learnt_and_the_log_says_from_where_to_where(adapted):
     evaluations = [line for line in log(adapted) if "eval_loss" in line]
     before, after = evaluations[0], evaluations[-1]
