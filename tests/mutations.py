@@ -80,7 +80,7 @@ MUTATIONS = [
         "distilbert/fast.py",
         "function(*piece, seed + number * APART)",
         "function(*piece, seed)",
-        "fast::gradients_with_dropout_are_those_of_the_whole_batch",
+        "fast::in_pieces_gradients_with_dropout_are_the_derivatives_of_that_forward",
     ),
     Mutation("wait-for-the-gpu", MODEL, "if rows is None:", "if True:", "model::a_training_step_never_waits_for_the_device"),
     Mutation("tanh-gelu", MODEL, "F.gelu(self.expand(x))", 'F.gelu(self.expand(x), approximate="tanh")', BLOCKS),
@@ -135,7 +135,7 @@ MUTATIONS = [
         MODEL,
         "logits if logits.dtype == torch.float64 else logits.float()",
         "logits",
-        "model::a_half_precision_model_has_its_loss_in_fp32",
+        "model::the_loss_of_a_half_precision_model_is_that_of_its_logits_in_fp32",
     ),
     # ---- optimizer, schedule, precision
     Mutation(
@@ -191,7 +191,7 @@ MUTATIONS = [
         METRICS,
         "else math.exp(loss)",
         "else 2**loss",
-        "metrics::perplexity_is_the_exponential_of_the_mean_over_all_tokens_not_of_batch_means",
+        "metrics::masked_lm_metrics_are_the_mean_loss_its_exponential_and_the_share_guessed",
     ),
     Mutation(
         "unsorted-roc",
@@ -305,7 +305,7 @@ MUTATIONS = [
         "data/mlm.py",
         "(fate < 0.9)",
         "(fate < 0.91)",
-        "mlm::fifteen_in_a_hundred_are_chosen_and_of_these_80_10_10_are_masked_replaced_and_kept",
+        "mlm::the_given_share_is_chosen_and_of_it_80_10_10_are_masked_replaced_and_kept",
     ),
     Mutation(
         "random-ids-from-the-text",

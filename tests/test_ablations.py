@@ -86,7 +86,7 @@ def test_the_floors_strength_is_chosen_on_validation(monkeypatch):
     assert judged == [(24, parts["validation"].labels.tolist())] * len(tfidf.STRENGTHS)
 
 
-def test_the_floors_logits_are_the_regressions_own_probabilities():
+def test_the_softmax_of_the_floors_logits_is_the_regressions_own_probabilities():
     from sklearn.linear_model import LogisticRegression
 
     features = np.random.default_rng(0).normal(size=(40, 3))

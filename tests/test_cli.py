@@ -34,7 +34,7 @@ OWN = {
 
 @dataclass(frozen=True)
 class Small:
-    """A command line of five flags."""
+    """A command line of six flags."""
 
     two_words: int = flag(3, "a number, 50% of them odd", low=2, high=9)
     rate: float = flag(0.5, "another", low=0.0)
@@ -181,9 +181,10 @@ def test_the_help_shows_every_flag_with_its_default_and_its_percent_signs(capsys
         parse(Small, ["--help"])
     assert ended.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "A command line of five flags." in shown
+    assert "A command line of six flags." in shown and all(f"--{item.name}" in shown for item in fields(Small))
     assert "a number, 50% of them odd (default: 3)" in shown
     assert "--kind a|b a word (default: a)" in shown
+    assert "another (default: 0.5)" in shown and "on or off (default: False)" in shown
 
 
 # ---- presets

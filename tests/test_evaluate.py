@@ -16,10 +16,12 @@ from conftest import TINY, train_and_record, write_toy_corpus
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 import evaluate
-from data.sources import load
+from data.sources import load, prepare
 from distilbert import DistilBertForSequenceClassification, DistilBertModel, Tokenizer, infer_reviews
 from distilbert.calibration import fit_temperature
+from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
+from distilbert.metrics import softmax
 from distilbert.predict import predict_logits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +99,16 @@ def test_the_picture_shows_the_matrix_and_how_sure_the_model_was(run, two):
     assert all(f"<!-- {words} -->" in picture for words in ("confusion matrix", "reliability", "as trained", "calibrated"))
 
 
+def test_the_pictures_numbers_are_the_matrix_and_its_line_is_accuracy_over_confidence(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda _, x, y, **style: drawn.append((list(x), list(y))))
+    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda _: None)
+    bins = np.array([2, 0, 4]), np.array([1, 0, 3]), np.array([1.2, 0.0, 3.8])  # texts, right ones, summed confidence
+    draw_judgements([[7, 2], [1, 6]], {"as trained": bins}, tmp_path / "picture.svg")
+    assert re.findall(r"<!-- (\d+) -->", (tmp_path / "picture.svg").read_text()) == ["7", "2", "1", "6"]
+    assert drawn == [([0.5, 1], [0.5, 1]), ([0.6, 0.95], [0.5, 0.75])]
+
+
 def test_each_part_of_the_runs_data_can_be_measured(run):
     assert [measure(run, "--part", part)["n"] for part in ("train", "validation", "test")] == [128, 16, 16]
     assert measure(run, "--part", "train", "--eval_size", 9)["n"] == 9 and measure(run, "--eval_size", 10)["n"] == 10
@@ -126,7 +138,7 @@ def test_nothing_is_written_into_a_downloaded_model(run, other, monkeypatch):
     assert sorted(run.rglob("*")) == before
 
 
-def test_the_training_part_is_what_the_run_was_trained_on(run, judged):
+def test_the_training_part_is_what_the_run_was_trained_on(run, corpus, judged):
     stored = run / "checkpoint" / "arguments.json"
     stored.write_text(json.dumps(json.loads(stored.read_text()) | {"train_size": 24}))
     found = measure(run, "--part", "train")
@@ -135,6 +147,10 @@ def test_the_training_part_is_what_the_run_was_trained_on(run, judged):
         "head-tail",
         "fp32",
     )
+    texts = prepare(load(str(corpus)), train_size=24)[0]["train"].texts
+    model = DistilBertForSequenceClassification.from_pretrained(run)
+    expected = infer_reviews(texts, model, Tokenizer.from_pretrained(run))
+    np.testing.assert_allclose(softmax(judged[0]).max(axis=1), [confidence for *_, confidence in expected], rtol=0, atol=1e-5)
 
 
 def test_a_temperature_of_other_data_leaves_the_runs_own_alone(run, two, tmp_path):
@@ -280,7 +296,6 @@ def test_calibration_is_fitted_on_validation_and_leaves_the_accuracy(run, judged
     assert found["temperature"] != pytest.approx(fit_temperature(test, parts["test"].labels), rel=1e-6)
     assert (found["fitted_on"], found["n"]) == (16, 16)
     assert found["loss"]["before"] == plain["loss"] and found["ece"]["before"] == plain["ece"]
-    assert ((test / found["temperature"]).argmax(axis=1) == test.argmax(axis=1)).all()
     assert f"temperature {found['temperature']:.3f}" in capsys.readouterr().out
 
 
@@ -313,7 +328,10 @@ def test_where_no_temperature_fits_none_is_written(run, monkeypatch, corpus, cap
 
 
 @pytest.mark.parametrize("count", [2, 20])
-def test_errors_are_the_most_confident_mistakes_by_name(run, other, judged, capsys, count):
+def test_errors_are_the_most_confident_mistakes_by_name(run, other, monkeypatch, capsys, count):
+    judged = []
+    surer = 1 / np.arange(11, 0, -1)[:, None]  # from text to text, lest the first mistakes be the surest anyway
+    monkeypatch.setattr(evaluate, "predict_logits", lambda *args: judged.append(predict_logits(*args) * surer) or judged[-1])
     measure(run, "--data", other, "--errors", count)
     said = capsys.readouterr().out
     listed = re.findall(
@@ -328,6 +346,8 @@ def test_errors_are_the_most_confident_mistakes_by_name(run, other, judged, caps
         assert verdict == ("Negative", "Positive")[1 - row["label"]] and row["text"].startswith(text)
     written = (run / "eval-other.films.json").read_text()
     kept = json.loads(written)["confident_mistakes"]
+    sure = softmax(judged[0]).max(axis=1)
+    assert [mistake["index"] for mistake in kept] == sorted((1, 4, 8), key=lambda i: -sure[i])[:count]
     assert [(mistake["name"], mistake["index"]) for mistake in kept] == [(f"line {i}", int(i) - 1) for i, *_ in listed]
     assert [(mistake["said"], f"{mistake['confidence']:.3f}") for mistake in kept] == [
         (("Negative", "Positive").index(verdict), confidence) for _, verdict, confidence, _ in listed

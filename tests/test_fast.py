@@ -77,8 +77,8 @@ def attention(monkeypatch, size: int, p: float, x, mask):
     return module, module(x, mask, x)
 
 
-def test_gradients_with_dropout_are_those_of_the_whole_batch(monkeypatch):
-    """A linear function of the values: what comes back to a value is the weights, dropped ones included, that read it."""
+def test_in_pieces_gradients_with_dropout_are_the_derivatives_of_that_forward(monkeypatch):
+    """By central differences, each from the same seed."""
     x = torch.randn(4, 13, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     mask = (ragged_batch()[1][:, None, None] == 0).double() * ours.FAR_BELOW
     module, y = attention(monkeypatch, 1, 0.4, x, mask)

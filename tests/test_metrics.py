@@ -230,9 +230,8 @@ def test_the_loss_is_a_mean_over_texts_in_nats():
 # ---- masked language modelling
 
 
-def test_perplexity_is_the_exponential_of_the_mean_over_all_tokens_not_of_batch_means():
-    batches = [(1.0, 1), (9.0, 3)]  # losses summed over one token and over three: batch means 1 and 3
-    metrics = masked_lm_metrics(sum(loss for loss, _ in batches), 3, sum(n for _, n in batches))
+def test_masked_lm_metrics_are_the_mean_loss_its_exponential_and_the_share_guessed():
+    metrics = masked_lm_metrics(10.0, 3, 4)
     assert metrics == {"n": 4, "loss": 2.5, "perplexity": pytest.approx(math.exp(2.5), rel=1e-15), "masked_accuracy": 0.75}
 
 

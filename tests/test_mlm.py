@@ -35,7 +35,7 @@ def likely(count: int, n: int, p: float) -> bool:
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.4])
-def test_fifteen_in_a_hundred_are_chosen_and_of_these_80_10_10_are_masked_replaced_and_kept(probability):
+def test_the_given_share_is_chosen_and_of_it_80_10_10_are_masked_replaced_and_kept(probability):
     ids = review(200_000)
     masked, labels = mask(ids, probability=probability)
     chosen = labels != IGNORED
@@ -146,8 +146,7 @@ def part(*texts: str) -> Part:
 
 def test_the_corpus_never_holds_a_text_of_validation_or_test():
     parts = {"train": part("a", "b", "v"), "unlabelled": part("c", "t", "d"), "validation": part("v"), "test": part("t", "x")}
-    kept, dropped = prepare(parts)
-    corpus = corpus_parts(kept, "all", "toy")
+    corpus, dropped = prepare(corpus_parts(parts, "all", "toy"))
     assert dropped == 2
     assert corpus["train"].texts == ["c", "d", "a", "b"]
     assert set(corpus["validation"].texts + corpus["test"].texts) == {"v", "t", "x"}

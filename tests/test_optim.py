@@ -1,13 +1,10 @@
 """The formulas of a training step: AdamW, parameter groups, clipping, schedules, accumulation."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
-import train_cls
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
 
@@ -315,24 +312,3 @@ def test_batches_weighted_by_their_labels_give_the_masked_lm_gradient_even_if_on
     assert counts[1] == 0 and counts[0] != counts[2]
     parts = [(count / sum(counts), loss(*cut)) for count, cut in zip(counts, cuts, strict=True)]
     assert_gradients_add_up(model, loss(0, 11), parts)
-
-
-def test_train_cls_learns_the_same_from_ten_at_once_and_from_four_four_and_two(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISTILBERT_CACHE", str(tmp_path / "cache"))
-    rows = [
-        {"text": f"{'good' if i % 2 else 'bad'} film number {'very ' * i}{part}", "label": i % 2, "split": part}
-        for part, n in (("train", 10), ("validation", 4), ("test", 4))
-        for i in range(n)
-    ]
-    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    flags = f"--model scratch-tiny --data {tmp_path}/texts.jsonl --device cpu --precision fp32 --dropout 0 --max_length 32"
-    flags += " --num_train_epochs 2 --warmup_ratio 0 --max_grad_norm 0 --logging_steps 1"
-    logged = []
-    for batching in ("--batch_size 10", "--batch_size 4 --gradient_accumulation_steps 3"):
-        directory = tmp_path / f"run{len(logged)}"
-        train_cls.main(f"{flags} {batching} --output_dir {directory}".split())
-        lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-        logged.append([(line["loss"], line["grad_norm"], line["tokens"]) for line in lines if "grad_norm" in line])
-    assert len(logged[0]) == 2
-    for whole, split in zip(*logged, strict=True):
-        assert split == pytest.approx(whole, rel=1e-5)

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,10 +127,6 @@ def test_the_record_has_its_keys_with_whole_numbers_for_counts(finished):
     assert (found["arguments"]["device"], found["arguments"]["max_length"]) == ("cpu", 48)
 
 
-def test_the_record_names_its_data_by_a_fingerprint(finished):
-    assert len(record(finished.directory)["data"]["fingerprint"]) >= 16
-
-
 def test_the_fingerprint_changes_with_a_text_and_the_revision_with_the_starting_weights(
     finished, corpus, tmp_path, monkeypatch
 ):
@@ -183,7 +180,7 @@ def test_what_may_be_published_names_no_path_host_or_user(finished, corpus, tmp_
     assert (published["model"], published["data"], published["output_dir"]) == ("judge", "toy.jsonl", "second")
 
 
-def test_the_log_has_a_line_a_logged_step_and_one_an_evaluation(finished):
+def test_the_log_has_a_line_for_each_logged_step_and_one_for_each_evaluation(finished):
     lines = log(finished.directory)
     training = [line for line in lines if "loss" in line]
     assert all(line.keys() == {"step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "seconds"} for line in training)
@@ -479,9 +476,9 @@ def test_a_mistyped_flag_beside_overwrite_does_not_cost_the_old_run(finished, tm
 @MISTYPED
 def test_after_a_mistyped_flag_nothing_is_left_and_the_right_command_is_not_refused(finished, tmp_path, flags):
     with pytest.raises(UserError):
-        train_cls.main([*finished.flags, "--output_dir", str(tmp_path / "run"), *flags.split()])
-    assert contents(tmp_path) == {}
-    with Run(arguments(tmp_path / "run")) as run:
+        train_cls.main([*finished.flags, "--output_dir", str(tmp_path / "p" / "q"), *flags.split()])
+    assert os.listdir(tmp_path) == []
+    with Run(arguments(tmp_path / "p" / "q")) as run:
         opened(run)
 
 
@@ -564,12 +561,6 @@ def test_a_strangers_unfinished_files_and_checkpoints_stay(tmp_path):
     with Run(arguments(tmp_path / "other")) as run, pytest.raises(UserError, match="--overwrite"):
         run.begin()
     assert weights.exists()
-
-
-def test_a_run_that_never_began_leaves_none_of_the_directories_it_made(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        train_cls.main(["--data", "nowhere.csv", "--output_dir", str(tmp_path / "p" / "q")])
-    assert os.listdir(tmp_path) == []
 
 
 def test_checkpoints_of_a_former_run_go_even_where_the_folder_is_a_link(finished, tmp_path):
@@ -799,10 +790,8 @@ def test_the_machine_is_kinds_and_counts(monkeypatch):
     assert found.keys() == {"system", "processor", "threads", "gpu"} and isinstance(found["threads"], int)
 
 
-def test_a_fresh_progress_is_all_zeros_and_two_do_not_share_their_best():
-    first, second = Progress(), Progress()
-    first.best["step"] = 1
-    assert second.best == {} and second == Progress()
+def test_a_fresh_progress_is_all_zeros():
+    assert not any(asdict(Progress()).values())
 
 
 def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path, monkeypatch, capsys):
@@ -817,4 +806,4 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path, monkeypatch, capsy
             monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
             step(run)
             run.log_training(9, 1e-3)
-            assert ("step 1/9" in capsys.readouterr().err) == (not terminal) and bool(drawn) == terminal
+            assert ("/9  loss" in capsys.readouterr().err) == (not terminal) and bool(drawn) == terminal

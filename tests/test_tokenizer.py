@@ -130,7 +130,7 @@ def test_the_options_beside_a_vocabulary_file_are_obeyed_as_transformers_obeys_t
 # ---- encode, decode, lengths
 
 
-def test_a_text_is_encoded_by_hand_computed_ids():
+def test_a_text_is_encoded_to_the_ids_computed_by_hand():
     vocabulary = ["[PAD]", "x", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "##s", "!", "cafe"]
     tokenizer = Tokenizer.from_vocabulary(vocabulary)
     assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (0, 2, 3, 4, 5)

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import TINY, close, imdb_members, write_tar
+from conftest import TINY, close
 from safetensors.torch import load_file
 
 import train_cls
 import train_mlm
-from data.batches import TokenTable
-from data.mlm import IGNORED, mask_tokens, masked_batch
+from data.mlm import mask_tokens, masked_batch
 from distilbert import DistilBertForMaskedLM, Tokenizer
 from distilbert.errors import UserError
 from distilbert.metrics import masked_lm_metrics
@@ -221,14 +220,6 @@ def test_packing_and_cutting_exclude_each_other(corpus, tmp_path):
         train_mlm.main([*TINY, "--data", str(corpus), "--pack", "--truncate", "--output_dir", str(tmp_path / "run")])
 
 
-def test_the_preset_starts_on_a_tiny_imdb(tmp_path):
-    data = write_tar(tmp_path / "imdb.tar.gz", imdb_members())
-    flags = ["--preset", "dapt-imdb", "--model", "scratch-tiny", "--data", str(data), "--precision", "fp32", "--max_steps", "2"]
-    train_mlm.main([*flags, "--output_dir", str(tmp_path / "mlm")])
-    stored = json.loads((tmp_path / "mlm" / "checkpoint" / "arguments.json").read_text())
-    assert stored["gradient_accumulation_steps"] == 4 and stored["corpus"] == "unsup" and stored["max_length"] == 512
-
-
 def test_a_text_file_is_enough(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("".join(f"This is sentence {i} of a book.\n" for i in range(40)))
@@ -277,13 +268,3 @@ def test_filling_prints_five_guesses_a_mask_and_refuses_what_it_cannot_fill(adap
         predict_main(["--model", str(adapted), "--fill", "a film"])
     with pytest.raises(UserError, match="untrained"):
         predict_main(["--model", str(finished.directory), "--fill", "a [MASK] film"])
-
-
-def test_a_sequence_without_a_masked_token_gives_no_nan(adapted):
-    model = DistilBertForMaskedLM.from_pretrained(adapted)
-    table = TokenTable(np.array([2, 9, 3], dtype=np.int32), np.array([3]))
-    batch = masked_batch([(table[0], np.full(3, IGNORED))], 0)
-    loss = model.loss(**batch)
-    loss.backward()
-    assert loss.item() == 0.0
-    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())

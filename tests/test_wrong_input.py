@@ -193,11 +193,6 @@ def test_a_subset_too_small_for_both_classes_is_refused(finished, tmp_path):
     assert "validation has" in refused(finished, tmp_path, "--eval_size", 2)
 
 
-def test_half_a_surrogate_pair_is_refused(finished, tmp_path):
-    (tmp_path / "films.jsonl").write_bytes(lines(*GOOD, '{"text": "good \\ud83d film", "label": 1}'))
-    assert "line 41" in refused(finished, tmp_path, "--data", tmp_path / "films.jsonl")
-
-
 # ---- weights
 
 
