@@ -14,10 +14,12 @@ class Arguments:
     """Measures a trained classifier on held-out texts."""
 
     model: str = flag("runs/cls", "a run directory, another directory with a trained classifier, or a hub id")
-    data: str = flag("", "sample, imdb, sst2 or a path (default: what the run was trained on)")
+    data: str = flag("", "sample, imdb, sst2 or a path (default: what the run was trained on, or sample)")
     split: str = flag("", "how IMDb is cut (default: the run's)", choices=("", "official", "seed-a", "seed-b"))
     part: str = flag("test", "which part to measure", choices=("train", "validation", "test"))
-    eval_size: int | None = flag(None, "stratified subset of that part (default: the run's, on the run's data)", low=1)
+    eval_size: int | None = flag(
+        None, "stratified subset of that part, and of the one to calibrate on (default: the run's, on the run's data)", low=1
+    )
     max_length: int | None = flag(None, "tokens of a text (default: the run's, or 512 at most)", low=3, high=32_768)
     truncation: str = flag(
         "", "part of a long text that is kept (default: the run's)", choices=("", "head", "tail", "head-tail")
@@ -26,7 +28,7 @@ class Arguments:
     device: str = flag("auto", "where to compute; auto: a CUDA GPU, or else the CPU", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = flag("auto", "number format; auto: bf16 where it is fast", choices=("auto", "fp32", "bf16", "fp16"))
     calibrate: bool = flag(
-        False, "fit a temperature on the validation part; writes calibration.json, which distilbert.look alone obeys"
+        False, "fit a temperature on validation; where this measures the run's own test, distilbert.look will obey it"
     )
     errors: int = flag(0, "list so many of the most confident mistakes, and accuracy by kind of text", low=0)
     text: str | None = flag(None, "judge this text instead of measuring")
@@ -132,8 +134,8 @@ def main(argv: list[str] | None = None) -> None:
     if Path(args.model).is_dir():  # beside the run, not in a download cache
         for file, content in written.items():
             write_json(directory / file, content)
-        draw_judgements(metrics["confusion_matrix"], bins, directory / f"{stem}.svg")
-        print(f"wrote {', '.join([*written, f'{stem}.svg'])} in {args.model}")
+        drawn = draw_judgements(metrics["confusion_matrix"], bins, directory / f"{stem}.svg")
+        print(f"wrote {', '.join([*written, *[f'{stem}.svg'] * drawn])} in {args.model}")
 
 
 def run_arguments(directory: Path) -> dict:
@@ -154,8 +156,8 @@ def run_arguments(directory: Path) -> dict:
 
 
 def same_data(given: str, trained_on: str) -> bool:
-    """Whether --data is what a run was trained on, whose path may hold elsewhere only: then the name decides, lest texts that
-    it was trained on pass for held-out ones.
+    """Whether --data is what a run was trained on. Where one of the paths is not there, as that of a run made on another
+    machine, the names decide: texts that a run was trained on must not pass for held-out ones.
     """
     if os.path.exists(given) and os.path.exists(trained_on):
         return os.path.samefile(given, trained_on)

@@ -114,7 +114,7 @@ def train(run: Run) -> None:
             tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
             labels_in_step, tokens = workers.total(sum(counts), tokens)
             step_loss = torch.zeros((), device=precision.device)
-            scaler.scale(step_loss)  # a scaler makes its scale when first asked, and where all shares are empty nobody asks
+            scaler.scale(step_loss)  # makes the scale that unscale_ needs, in a process whose shares are all empty, too
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
                     loss = model.loss(**precision.to_device(batch)) * (count / max(labels_in_step, 1))
@@ -122,7 +122,7 @@ def train(run: Run) -> None:
                 step_loss = step_loss + loss.detach()
             step_loss = workers.add_up(model, step_loss)
 
-            # unscale → clip → step
+            # clipping is by the gradients' true size: unscale first
             scaler.unscale_(optimizer)
             norm = clip_grad_norm_(model.parameters(), args.max_grad_norm)
             skipped = not scaler.step(optimizer)  # an overflow in fp16: nothing was learnt, so the schedule waits

@@ -70,7 +70,7 @@ def train(run: Run) -> None:
     if args.pack and args.truncate:
         raise UserError("--pack and --truncate exclude each other: one keeps what the other cuts off")
     if not len(parts["train"]):
-        raise UserError(f"--data {args.data}: every text to adapt to also stands in validation or test")
+        raise UserError(f"--data {args.data}: every text to adapt to also stands in validation or test (--keep_duplicates)")
     model, tokenizer = starting_point(DistilBertForMaskedLM, args, parts["train"].texts)
     identity = tokenizer.backend.to_str()
     sequences = {}
@@ -89,7 +89,7 @@ def train(run: Run) -> None:
 
     def make_batch(indices: np.ndarray) -> dict[str, torch.Tensor]:
         batch = masked_batch([mask("train", i, args.seed, progress.epoch) for i in indices], tokenizer.pad_id)
-        return batch | labelled_rows(batch["labels"])  # here: a GPU would finish all its work before it could say how many
+        return batch | labelled_rows(batch["labels"])  # here, where the labels are on the CPU
 
     def evaluate(name: str) -> dict:  # the same masks at every call and for every seed, so that losses compare
         with precision.autocast():
@@ -135,7 +135,7 @@ def train(run: Run) -> None:
             tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
             labels_in_step, tokens = workers.total(sum(counts), tokens)
             step_loss = torch.zeros((), device=precision.device)
-            scaler.scale(step_loss)  # a scaler makes its scale when first asked, and where all shares are empty nobody asks
+            scaler.scale(step_loss)  # makes the scale that unscale_ needs, in a process whose shares are all empty, too
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
                     loss = model.loss(**precision.to_device(batch)) * (count / max(labels_in_step, 1))
@@ -143,7 +143,7 @@ def train(run: Run) -> None:
                 step_loss = step_loss + loss.detach()
             step_loss = workers.add_up(model, step_loss)
 
-            # unscale → clip → step
+            # clipping is by the gradients' true size: unscale first
             scaler.unscale_(optimizer)
             norm = clip_grad_norm_(model.parameters(), args.max_grad_norm)
             skipped = not scaler.step(optimizer)  # an overflow in fp16: nothing was learnt, so the schedule waits

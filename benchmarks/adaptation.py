@@ -163,7 +163,7 @@ def collect(given: argparse.Namespace) -> list[dict]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="IMDb: aclImdb_v1.tar.gz, aclImdb/, or imdb to download it")
-    parser.add_argument("--model", default="minilm", help="the encoder of both arms")
+    parser.add_argument("--model", default="minilm", help="the encoder that all arms start from")
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 500, 2000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--test_size", type=int, default=2000)

@@ -50,7 +50,7 @@ def contestants(task: str, bf16: bool) -> list[str]:
 
 
 def write_folder(folder: Path, size: str, data: str, count: int) -> list[str]:
-    """Random weights of a size, as a masked LM and as a classifier, and `count` reviews; returns the reviews to train on."""
+    """Random weights of a size, as a masked LM and a classifier, `count` reviews to train on, which it returns, and 16 more."""
     train = load(data)["train"]
     config = DistilBertConfig(**SIZES[size], classifier_head="pre_classifier", seq_classif_dropout=0.2)
     torch.manual_seed(0)

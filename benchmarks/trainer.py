@@ -38,6 +38,7 @@ from distilbert.tokenizer import Tokenizer
 
 SAME = {"max_steps": (None,), "gradient_accumulation_steps": (1,), "lr_scheduler_type": ("linear",), "min_lr_ratio": (0.0,)}
 SAME |= {"layer_decay": (1.0,), "head_learning_rate": (None,), "decay_all": (False,), "dropout": (None, 0.1)}
+SAME |= {"eval_steps": (None,)}
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ def corpus_parts(parts: Parts, corpus: str, data: str) -> Parts:
     chosen = [parts[name] for name in names if name in parts]
     texts = [text for part in chosen for text in part.texts]
     if len(texts) < 3:
-        raise UserError(f"--data {data}: {len(texts)} texts to adapt to with --corpus {corpus}, expected at least three")
+        more = "; --corpus all takes those of train, too" if corpus == "unsup" else ""
+        raise UserError(f"--data {data}: {len(texts)} texts to adapt to with --corpus {corpus}, expected at least three{more}")
     labels = np.zeros(len(texts), dtype=np.int64)  # an adaptation has no use for them
     train = Part(texts, labels, [name for part in chosen for name in part.names])
     held_out = {name: parts[name] for name in ("validation", "test") if name in parts}

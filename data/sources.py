@@ -16,7 +16,7 @@ from .formats import IMDB, SST2, UNLABELLED, imdb_reviews, sst2_rows, table_rows
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 SST2_MD5 = "9f81648d4199384278b86e315dac217c"
 SAMPLE = Path(__file__).parent / "sample"
-CUT = "a table without a column split is cut 80/10/10: give it 20 texts of each class"
+CUT = "a table without a column split is cut 80/10/10: give it 20 texts of each class, and no small --train_size or --eval_size"
 
 
 @dataclass
@@ -67,10 +67,10 @@ def load(data: str, split: str = "official", keep_breaks: bool = False, whole_ta
     elif path.suffix == ".txt":
         parts = {"unlabelled": Part.of(text_rows(path))}
     else:
-        raise UserError(f"--data {data}: unknown format; expected .tar.gz, a folder aclImdb/, .jsonl, .csv, .tsv or .txt")
+        raise UserError(f"--data {data}: unknown format; expected .tar.gz, a folder aclImdb/, .zip, .jsonl, .csv, .tsv or .txt")
     for name, part in parts.items():
         if not part.texts:
-            raise UserError(f"--data {data}: the {name} part is empty" + f"; {CUT}" * (name != "unlabelled"))
+            raise UserError(f"--data {data}: the {name} part is empty" + f"; {CUT}" * (name in ("train", "validation")))
         if not keep_breaks:
             part.texts = [text.replace("<br />", "\n") for text in part.texts]
         for text, where in zip(part.texts, part.names, strict=True):

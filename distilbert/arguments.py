@@ -20,7 +20,7 @@ class TrainingArguments:
     output_dir: str = flag("", "the run directory")
     overwrite: bool = flag(False, "replace the run that is in output_dir")
     resume: bool = flag(False, "go on from the last checkpoint in output_dir")
-    seed: int = flag(0, "of the order of batches, of dropout, of fresh weights and of subsets", low=0, high=2**31 - 1)
+    seed: int = flag(0, "of the order of batches, dropout, fresh weights, subsets, hidden words", low=0, high=2**31 - 1)
     # machine
     device: str = flag("auto", "where to compute; auto: a CUDA GPU, or else the CPU", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = flag("auto", "number format; auto: bf16 where it is fast", choices=("auto", "fp32", "bf16", "fp16"))
@@ -32,7 +32,7 @@ class TrainingArguments:
     gradient_accumulation_steps: int = flag(1, "forwards for one optimizer step", low=1, high=65_536)
     learning_rate: float = flag(1e-4, "peak rate of AdamW", low=0.0, high=1.0)
     weight_decay: float = flag(0.01, "of matrices, per unit of rate", low=0.0, high=1.0)
-    decay_all: bool = flag(False, "decay biases and norms too, as the published systems do")
+    decay_all: bool = flag(False, "decay biases and norms too, as the preset dapt-imdb does")
     warmup_ratio: float = flag(0.1, "part of the steps over which the rate rises", low=0.0, high=1.0)
     lr_scheduler_type: str = flag("linear", "after the warmup", choices=("linear", "constant_with_warmup"))
     min_lr_ratio: float = flag(0.0, "least multiple of the rate after the warmup", low=0.0, high=1.0)

@@ -48,7 +48,7 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the map: `theirs` is tensor `ours`, or its third number `third` by rows."""
+    """One line of the map: `theirs` is tensor `ours`, or one third of its rows: number 0, 1 or 2."""
 
     theirs: str
     ours: str

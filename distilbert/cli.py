@@ -114,7 +114,7 @@ def _harmless(text: str) -> str:
 
 @contextlib.contextmanager
 def user_errors():
-    """Around a program: what the user can mend becomes two lines on stderr and exit status 2, without a traceback."""
+    """Around a program: what the user can mend becomes a few lines on stderr and exit status 2, without a traceback."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by 2>&-
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end

@@ -13,7 +13,7 @@ from .files import write_atomically
 def draw_curves(runs: list[Path], output: Path) -> bool:
     """Loss (dots: validation), accuracy, rate and speed by step, a colour a run. For masked LMs also perplexity, exp(loss).
 
-    False, and nothing written, where matplotlib is not installed.
+    False, and nothing written, where matplotlib is not installed. Raises `UserError` for a log with half a line.
     """
     try:
         from matplotlib.figure import Figure
@@ -54,7 +54,10 @@ def draw_curves(runs: list[Path], output: Path) -> bool:
 
 
 def draw_judgements(matrix: list[list[int]], bins: dict[str, tuple[np.ndarray, ...]], output: Path) -> bool:
-    """The confusion matrix, and accuracy by confidence, a line for each named set of `metrics.reliability` bins."""
+    """The confusion matrix, and accuracy by confidence, a line for each named set of `metrics.reliability` bins.
+
+    False, and nothing written, where matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:

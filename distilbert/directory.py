@@ -56,7 +56,8 @@ class Directory:
     def clear(self, model: str, fresh: bool, step: int, log_bytes: int) -> None:
         """For a fresh run all that a former one left; for one that goes on at `step` what is later, and the log's end.
 
-        Of a fresh run that starts from what is here (`model`, as --model says) the model stays, needed until the end.
+        Of a fresh run that starts from what is here (`model`, as --model says) the model stays, needed until the end. Raises
+        `UserError` when log.jsonl is a link.
         """
         halves = [path for name in WRITTEN for path in self.path.glob(f".{name}.[0-9]*.part")]  # of a process that was killed
         halves += [*self.checkpoints.glob(".step-*.part"), *self.checkpoints.glob(".arguments.json.[0-9]*.part")]

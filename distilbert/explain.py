@@ -71,10 +71,10 @@ def integrated_gradients(
     (x - x') · ∫ ∂F(x' + α(x - x'))/∂x dα, with x the word embeddings and the integral as the mean over the middles of
     `steps` equal parts. Completeness: the contributions sum to F(x) - F(x'), up to the error of that mean.
 
-    The baseline x' is the same sequence with [PAD] for every piece between [CLS] and [SEP], which so contribute exactly
-    nothing. The paper wants a baseline on which the model has no opinion. [PAD] is the word that means "no word", and a
-    classifier of ours gave it 0.42 for Positive; the zero vector, which the paper proposes for texts, is a place where
-    no word lies, and got 0.90 (minilm after 2,000 reviews of IMDb, seven pieces).
+    The baseline x' is the same sequence with [PAD] for every piece between [CLS] and [SEP]; these stay, so that they
+    contribute exactly nothing. The paper wants a baseline on which the model has no opinion. [PAD] is the word that means
+    "no word", and a classifier of ours gave it 0.42 for Positive; the zero vector, which the paper proposes for texts, is a
+    place where no word lies, and got 0.90 (minilm after 2,000 reviews of IMDb, seven pieces).
     """
     words = model.encoder.embeddings.words
     was_training = model.training

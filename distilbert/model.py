@@ -68,7 +68,7 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         T, limit = input_ids.shape[1], self.positions.num_embeddings
         if limit < T:
-            raise UserError(f"a sequence of {T} tokens is longer than the model's {limit} positions: use --max_length {limit}")
+            raise UserError(f"a sequence of {T} tokens is longer than the model's {limit} positions: cut it to {limit}")
         x = self.words(input_ids) + self.positions.weight[:T]  # (B, T, D)
         return self.dropout(self.norm(x))
 
@@ -78,7 +78,7 @@ class Attention(nn.Module):
 
     Every query asks every key of its sequence "how much do you concern me?"; the softmax makes the answers weights,
     and the values are averaged with them. √K keeps the scores' spread near one: a sum of K products of independent numbers
-    of variance 1 has variance K, and a softmax of numbers far apart has no gradient.
+    of mean 0 and variance 1 has variance K, and a softmax of numbers far apart has no gradient.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -172,7 +172,7 @@ class DistilBertModel(nn.Module, Pretrained):
         self.config = config
         self.embeddings = Embeddings(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.apply(initialise(config.initializer_range))
+        self.apply(initialiser(config.initializer_range))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """input_ids (B, T) int64, attention_mask (B, T) with 1 = real and 0 = padding, rows (B, R) -> (B, R or T, D)."""
@@ -188,7 +188,7 @@ class DistilBertModel(nn.Module, Pretrained):
 class MaskedLMHead(nn.Module):
     """logits = W·norm(gelu(A·h + a)) + b, with W the word embeddings themselves (BERT's code; its paper says "softmax" only).
 
-    Tying them (Press & Wolf 2017) saves V·D parameters, a third of the model, and trains rows that the input seldom sees.
+    Tying them (Press & Wolf 2017) saves V·D parameters, a third of distilbert-base, and trains rows that are seldom read.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -210,15 +210,15 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
         self.config = config
         self.encoder = DistilBertModel(config)
         self.head = MaskedLMHead(config)
-        self.head.apply(initialise(config.initializer_range))
+        self.head.apply(initialiser(config.initializer_range))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits of every position: (B, T), (B, T) -> (B, T, V)."""
         return self.head(self.encoder(input_ids, attention_mask), self.encoder.embeddings.words.weight)  # (B, T, V)
 
     def labelled_logits(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, rows=None, chosen=None):
-        """Logits (M, V) of the positions with a label, 15 in 100, and their labels (M,): no others meet the decoder's V·D."""
-        if rows is None:  # training has asked on the CPU: a GPU would finish all its work before it could say how many
+        """Logits (M, V) of positions with a label, say 15 in 100, and their labels (M,): no others meet the decoder's V·D."""
+        if rows is None:  # training asks on the CPU: a number read off a GPU comes after all the work queued there
             rows, chosen = (labelled_rows(labels)[name] for name in ("rows", "chosen"))  # (B, R), (M,)
         hidden = self.encoder(input_ids, attention_mask, rows).flatten(0, 1)[chosen]  # (M, D)
         targets = labels.gather(1, rows).flatten()[chosen]  # (M,)
@@ -265,7 +265,7 @@ class DistilBertForSequenceClassification(nn.Module, Pretrained):
         self.config = config
         self.encoder = DistilBertModel(config)
         self.head = ClassifierHead(config)
-        self.head.apply(initialise(config.initializer_range))
+        self.head.apply(initialiser(config.initializer_range))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, T), (B, T) -> logits (B, C)."""
@@ -283,8 +283,8 @@ def at_least_fp32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def initialise(std: float):
-    """Fresh weights: normal(0, std) for matrices, zero for biases and the padding row, one for norms (as transformers)."""
+def initialiser(std: float):
+    """For `module.apply`: normal(0, std) for matrices, zero for biases and the padding row, one for norms (as transformers)."""
 
     def init(module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):

@@ -1,4 +1,4 @@
-"""The formulas of a training step, in the order they act: groups → (backward) → clipping → rate → AdamW."""
+"""The formulas of a training step, from top to bottom: groups of parameters, clipping, the learning rate, AdamW."""
 
 import math
 from collections.abc import Iterable
@@ -51,7 +51,7 @@ def parameter_groups(
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scales all gradients by max_norm / norm if their joint norm is larger; returns the norm before (a 0-d tensor).
 
-    One norm over all of them, so the direction of the step stays (Pascanu et al. 2013, algorithm 1). max_norm 0: measure only.
+    One norm over all of them, so the gradient keeps its direction (Pascanu et al. 2013, algorithm 1). max_norm 0: measure only.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.stack([torch.linalg.vector_norm(g, dtype=_wide(g)) for g in gradients]).norm()
@@ -67,9 +67,9 @@ def learning_rate_factor(
 ) -> float:
     """What the peak rate is multiplied by in optimizer step `step` = 0, 1, …, total_steps - 1.
 
-    It rises in a line from 0 to 1 over the warmup (step 0 moves nothing, as in transformers): Adam's first second moments are
+    It rises in a line over the warmup, from 0 (as in transformers: step 0 moves nothing) to 1: Adam's first second moments are
     built from few gradients, and a full step on them is a leap in the dark. Then it falls in a line to 0 ("linear") or stays
-    ("constant_with_warmup"), but never below min_lr_ratio once warm.
+    ("constant_with_warmup"), but never below min_lr_ratio once warm. Raises `ValueError` for another kind.
     """
     if step < warmup_steps:
         return step / warmup_steps
@@ -94,8 +94,8 @@ class AdamW(torch.optim.Optimizer):
         p ← p - lr·m̂ / (√v̂ + ε)       with m̂ = m/(1-β₁ᵗ) and v̂ = v/(1-β₂ᵗ), as m and v began at zero
 
     A parameter in bf16 has a *master* copy in fp32, which is what the formulas change: a step of 1e-5 of a weight is lost
-    in bf16, whose neighbouring numbers lie 1/128 apart. The parameter is then the master, rounded. `master_weights` takes
-    the copies now, before the parameters themselves are rounded. (lr·λ as in torch; the paper has λ times the schedule.)
+    in bf16, whose next number is 1/256 to 1/128 of it away. The parameter is then the master, rounded. `master_weights`
+    takes the copies now, before the parameters themselves are rounded. (lr·λ as in torch; the paper has λ times the schedule.)
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, master_weights: bool = False):
@@ -118,7 +118,7 @@ class AdamW(torch.optim.Optimizer):
                     self.fresh_state(p)
                 state["step"] += 1
                 t, master = state["step"], state.get("master", p)
-                root = math.sqrt(1 - beta2**t)  # times this, both sides of m̂/(√v̂ + ε) need a pass less (Kingma & Ba, section 2)
+                root = math.sqrt(1 - beta2**t)  # m̂/(√v̂ + ε) = m·root/(1-β₁ᵗ) / (√v + ε·root): no tensors m̂ and v̂
                 for w, g, m, v in slices(master, p.grad, state["exp_avg"], state["exp_avg_sq"]):
                     g = g.to(w.dtype)
                     m.lerp_(g, 1 - beta1)

@@ -104,7 +104,8 @@ def masked_lm_totals(
 def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list[tuple[str, float]]]:
     """For each [MASK] of the text, the `top` likeliest pieces with their probabilities.
 
-    Raises `UserError` for a model whose head was never trained, and for a text without [MASK].
+    Raises `UserError` for a model loaded without a trained head, for a tokenizer with more pieces than the model knows, and
+    for a text without [MASK].
     """
     if model.head_is_fresh:
         raise UserError("this model's masked-LM head is untrained: train it first with python train_mlm.py --model …")
@@ -113,8 +114,8 @@ def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list
     ids = torch.tensor([tokenizer.encode(text, limit)])
     masked = (ids[0] == tokenizer.mask_id).nonzero().flatten()
     if len(masked) == 0:
-        where = f"among its first {limit} tokens, which are what the model reads" if ids.shape[1] == limit else "in it"
-        raise UserError(f'--fill {text[:60]!r}: no [MASK] {where}; write for example "The acting was [MASK]."')
+        where = f"among the first {limit} tokens, which are what the model reads, of" if ids.shape[1] == limit else "in"
+        raise UserError(f'no [MASK] {where} {text[:60]!r}; write for example "The acting was [MASK]."')
     with evaluating(model):
         probabilities, pieces = model(ids)[0, masked].float().softmax(dim=1).topk(top)
     return [
@@ -127,7 +128,7 @@ def infer_reviews(reviews: str | list[str], model: nn.Module, tokenizer, batch_s
     """Judges one review or a list -> (class, label, confidence), or a list of such tuples, in order.
 
     `tokenizer`: ours or one of transformers'. Texts are cut to `max_length` tokens or the model's positions.
-    Raises `UserError` for a model whose head was never trained and for a tokenizer with more pieces than the model knows.
+    Raises `UserError` for a model loaded without a trained head and for a tokenizer with more pieces than the model knows.
     """
     if getattr(model, "head_is_fresh", False):
         raise UserError("this model's classifier is untrained: train it first with python train_cls.py --model …")

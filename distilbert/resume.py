@@ -64,7 +64,9 @@ def newest_checkpoint(checkpoints: Path, say: Callable[[str], None]) -> tuple[di
     for step in reversed(saved_steps(checkpoints)):
         folder = checkpoints / f"step-{step}"
         try:
-            found, state = checksum(folder / "tensors.safetensors"), read_json(folder / "state.json")
+            # both sums, though one is compared: what the system does not let us read is no damage, and ends here
+            _, found = (checksum(folder / name) for name in ("state.json", "tensors.safetensors"))
+            state = read_json(folder / "state.json")
             if state.pop("own_sha256", None) != fingerprint([json.dumps(state)]):
                 raise UserError(f"{folder}: state.json is not what was written")
             if found != state["sha256"]:

@@ -125,7 +125,7 @@ class Run:
                 "--resume; to replace what is there: --overwrite; or choose another directory"
             )
         tensors = None
-        if self.arguments.resume and stored.exists():
+        if going_on:
             self._take_over(check_stored(type(self.arguments), read_json(stored), stored))
             if found := newest_checkpoint(self.checkpoints, self.say):
                 tensors, state = found
@@ -173,7 +173,9 @@ class Run:
             elif name in MAY_GROW and None not in (was, value) and value < was:
                 raise UserError(f"--resume: --{name} {value} is less than the run's {was}; it may only grow")
             elif name == "max_steps" and value is None and was is not None:
-                raise UserError(f"--resume: the run was to have --max_steps {was}; give as many or more, or neither length")
+                raise UserError(
+                    f"--resume: the run was to have --max_steps {was}; give that or more, or leave --num_train_epochs out, too"
+                )
 
     def settle(self, epochs: int):
         """The arguments, with `epochs` for --num_train_epochs where the command line leaves it open: from here on the run's."""
@@ -318,11 +320,12 @@ class Run:
             self._add_up()  # what a GPU has still to do is training, and its time no validation's
         return due
 
-    def checkpoint_is_due(self, epoch_ended: bool) -> bool:
+    def checkpoint_is_due(self, at_an_end: bool) -> bool:
+        """Or wanted by a signal, of which all workers learn here at once; `exit_if_stopped` obeys it."""
         every, minutes = self.arguments.save_steps, (time.monotonic() - self.saved_at) / 60
         by_steps = every is not None and self.progress.step % every == 0
         self.stop = self.workers.largest(self.signal)
-        return bool(epoch_ended or by_steps or self.stop or minutes >= self.arguments.save_minutes)
+        return bool(at_an_end or by_steps or self.stop or minutes >= self.arguments.save_minutes)
 
     def save(self, model: nn.Module, optimizer: AdamW, scaler, best: dict[str, Tensor]) -> None:
         """Writes checkpoint/step-N/."""

@@ -18,7 +18,7 @@ from .tokenizer import Tokenizer
 
 
 def revision(model: str) -> str:
-    """What the starting weights were, beyond their name: the SHA-256 of their file."""
+    """What the starting weights were, beyond their name: the SHA-256 of their file; "random", or "sharded" for several."""
     if model in ("scratch", "scratch-tiny"):
         return "random"
     file = locate(model) / "model.safetensors"
@@ -66,7 +66,7 @@ def full_precision(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Raises `UserError` when there are none, because no validation gave a finite loss."""
+    """Copies them into the model. Raises `UserError` when there are none, because no validation gave a finite loss."""
     if not weights:
         raise UserError("no validation gave a finite loss, so there is no best step; try a smaller --learning_rate")
     for name, p in model.named_parameters():

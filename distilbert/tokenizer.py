@@ -104,6 +104,7 @@ class Tokenizer:
         return self.encode_batch([text], max_length)[0]
 
     def encode_batch(self, texts: list[str], max_length: int | None = None) -> list[list[int]]:
+        """The same for each text, uncut if max_length is None. Raises `UserError` for one that UTF-8 can't hold."""
         encoded = [encoding.ids for encoding in self.backend.encode_batch_fast(list(map(readable, texts)))]
         if max_length is None:
             return encoded

@@ -62,7 +62,7 @@ def test_operations_of_a_forward_pass_are_those_of_its_products():
     assert sum(2 * count * a * b * c for count, a, b, c in shapes) == whole
 
 
-@pytest.mark.parametrize("flag", ["decay_all", "max_steps", "gradient_accumulation_steps", "layer_decay"])
+@pytest.mark.parametrize("flag", ["decay_all", "max_steps", "gradient_accumulation_steps", "layer_decay", "eval_steps"])
 def test_the_trainer_refuses_a_recipe_that_it_has_no_counterpart_of(tmp_path, monkeypatch, flag):
     arguments = asdict(train_cls.Arguments()) | {flag: 2}
     (tmp_path / "checkpoint").mkdir()

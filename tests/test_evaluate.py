@@ -93,6 +93,12 @@ def test_without_calibrate_nothing_but_the_figures_is_written_and_named(run, cap
     assert capsys.readouterr().out.endswith(f"wrote eval-toy.json, eval-toy.svg in {run}\n")
 
 
+def test_a_picture_that_could_not_be_drawn_is_not_said_to_be_written(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    measure(run)
+    assert capsys.readouterr().out.endswith(f"wrote eval-toy.json in {run}\n") and not (run / "eval-toy.svg").exists()
+
+
 def test_the_picture_shows_the_matrix_and_how_sure_the_model_was(run, two):
     measure(run, "--calibrate")
     picture = (run / "eval-toy.svg").read_text()

@@ -165,5 +165,5 @@ def test_a_source_without_held_out_parts_gives_a_tenth_to_each():
 
 
 def test_a_corpus_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match="--corpus unsup"):
+    with pytest.raises(UserError, match="--corpus unsup, expected at least three; --corpus all takes"):
         corpus_parts({"train": part("a", "b", "c")}, "unsup", "toy")

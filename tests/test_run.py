@@ -307,26 +307,26 @@ def test_a_checkpoint_is_due_at_epochs_ends_by_steps_by_minutes_and_on_a_signal(
     now = run.saved_at
     monkeypatch.setattr("time.monotonic", lambda: now)
     run.progress.step = 4
-    assert not run.checkpoint_is_due(epoch_ended=False) and run.checkpoint_is_due(epoch_ended=True)
+    assert not run.checkpoint_is_due(at_an_end=False) and run.checkpoint_is_due(at_an_end=True)
     run.progress.step = 10
-    assert run.checkpoint_is_due(epoch_ended=False)
+    assert run.checkpoint_is_due(at_an_end=False)
     run.progress.step, now = 11, now + 119
-    assert not run.checkpoint_is_due(epoch_ended=False)
+    assert not run.checkpoint_is_due(at_an_end=False)
     now += 2
-    assert run.checkpoint_is_due(epoch_ended=False)
+    assert run.checkpoint_is_due(at_an_end=False)
     monkeypatch.setattr("distilbert.run.gather", lambda *_: {})
     monkeypatch.setattr("distilbert.run.write_checkpoint", lambda *_: None)
     run.save(None, None, SimpleNamespace(state_dict=dict), {})
-    assert not run.checkpoint_is_due(epoch_ended=False)
+    assert not run.checkpoint_is_due(at_an_end=False)
     now, run.signal = run.saved_at, signal.SIGTERM
-    assert run.checkpoint_is_due(epoch_ended=False)
+    assert run.checkpoint_is_due(at_an_end=False)
 
 
 def test_a_signal_counts_once_every_worker_knows_of_it(tmp_path, monkeypatch):
     run = Run(arguments(tmp_path))
     run.signal = signal.SIGTERM  # it came after this step's checkpoint: the others go on, and so does this one
     run.exit_if_stopped()
-    assert run.checkpoint_is_due(epoch_ended=False)
+    assert run.checkpoint_is_due(at_an_end=False)
     with pytest.raises(SystemExit, match="143"):
         run.exit_if_stopped()
     other = Run(arguments(tmp_path / "other"))

@@ -368,11 +368,12 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(train, tmp_path,
     assert outcome(cut) == outcome(whole)
 
 
-def test_a_checkpoint_that_the_system_does_not_let_us_read_is_not_passed_over(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+def test_a_checkpoint_that_the_system_does_not_let_us_read_is_not_passed_over(train, tmp_path, monkeypatch, name):
     train_and_die(train, monkeypatch, 4, "--save_steps", 1)
     saved = tmp_path / "cut" / "checkpoint"
-    (saved / "step-4" / "tensors.safetensors").rename(tmp_path / "away")
-    (saved / "step-4" / "tensors.safetensors").mkdir()  # a disk's error or a missing right ends in the same exception
+    (saved / "step-4" / name).rename(tmp_path / "away")
+    (saved / "step-4" / name).mkdir()  # a disk's error or a missing right ends in the same exception
     with pytest.raises(UserError, match=r"step-4: can't be read .*move it away"):
         train("cut", "--save_steps", 1, "--resume")
     assert {path.name for path in saved.glob("step-*")} == {"step-3", "step-4"}
@@ -475,7 +476,7 @@ def test_a_run_of_its_default_length_may_only_grow(finished, tmp_path):
 def test_a_length_in_steps_does_not_become_one_in_epochs(finished, tmp_path):
     flags = [*finished.flags, "--output_dir", str(tmp_path / "run")]
     train_cls.main([*flags, "--max_steps", "30"])
-    with pytest.raises(UserError, match="--max_steps 30; give as many or more"):
+    with pytest.raises(UserError, match="--max_steps 30; give that or more, or leave --num_train_epochs out"):
         train_cls.main([*flags, "--resume"])  # of 3 epochs, 24 steps
     assert record(tmp_path / "run")["steps"] == 30
 

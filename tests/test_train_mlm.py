@@ -239,7 +239,9 @@ def test_a_line_that_stands_twice_in_a_text_file_is_not_trained_on_and_held_out(
 
 def test_a_text_file_of_one_text_again_and_again_is_refused_in_words(tmp_path):
     (tmp_path / "book.txt").write_text("The same line.\n" * 3)
-    with pytest.raises(UserError, match=r"book\.txt: every text to adapt to also stands in validation or test"):
+    with pytest.raises(
+        UserError, match=r"book\.txt: every text to adapt to also stands in validation or test .--keep_duplicates"
+    ):
         train_mlm.main([*TINY, "--data", str(tmp_path / "book.txt"), "--output_dir", str(tmp_path / "run")])
 
 

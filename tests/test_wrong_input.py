@@ -125,7 +125,7 @@ def zipped(name: str, content: str) -> bytes:
 
 BALANCED = [0, 1, 0, 1]
 TEXTS = {  # a file's name, its content, what must be said besides its name
-    "unknown format": ("films.parquet", b"PAR1", "expected .tar.gz, a folder aclImdb/, .jsonl, .csv, .tsv or .txt"),
+    "unknown format": ("films.parquet", b"PAR1", "expected .tar.gz, a folder aclImdb/, .zip, .jsonl, .csv, .tsv or .txt"),
     "no extension": ("films", b"good film", "unknown format"),
     "empty file": ("films.jsonl", b"", "empty"),
     "broken JSON": ("films.jsonl", lines(*GOOD, '{"text": "cut o'), "line 41 is not JSON"),
