@@ -11,7 +11,7 @@ import torch
 from distilbert.errors import UserError
 from distilbert.files import cache_directory, download, remembered
 
-from .formats import IMDB, SST2, UNLABELLED, imdb_reviews, sst2_rows, table_rows, text_rows
+from .formats import IMDB, SST2, UNLABELLED, check_order, imdb_reviews, sst2_rows, table_rows, text_rows
 
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 SST2_MD5 = "9f81648d4199384278b86e315dac217c"
@@ -102,6 +102,8 @@ def cut_imdb(parts: Parts, split: str) -> Parts:
     """A validation part. official: a stratified tenth of train, whatever the archive's order. seed-a, seed-b: as published."""
     if split == "official":
         parts = {name: part.take(np.argsort(part.names, kind="stable")) for name, part in parts.items()}
+    else:
+        check_order(parts["train"].names[0], split)
     train, test = parts["train"], parts["test"]
     if split == "seed-a":  # both held-out parts from the official test, by torch's random_split with seed 23
         order = torch.randperm(len(test), generator=torch.Generator().manual_seed(23)).numpy()
@@ -158,7 +160,7 @@ def check_classes(parts: Parts, names: tuple[str, ...], data: str) -> Parts:
     """The parts of these names. Raises `UserError` when one is missing, or has an unlabelled text or too few of a class."""
     for name in names:
         if name not in parts:
-            raise UserError(f"--data {data}: has no {name} part, which this needs")
+            raise UserError(f"--data {data}: has no {name} part" + "; try train_mlm.py or evaluate.py" * (name == "train"))
         labels = parts[name].labels
         if (labels == UNLABELLED).any():
             where = parts[name].names[int((labels == UNLABELLED).argmax())]

@@ -52,6 +52,7 @@ AS_PUBLISHED = {"keep_duplicates": True, "keep_breaks": True, "batching": "rando
 
 CLASSIFICATION_PRESETS = {
     # https://huggingface.co/ayushshah/distilbert-dapt-imdb-sentiment, second half: a classifier on the adapted encoder
+    # (padded there to a multiple of 8, here to the longest text of a batch: the function is the same)
     "dapt-imdb": AS_PUBLISHED
     | {"model": "runs/mlm", "split": "seed-a", "seed": 23, "max_length": 512, "classifier_head": "linear"}
     | {"num_train_epochs": 3, "batch_size": 64, "learning_rate": 1e-5, "head_learning_rate": 5e-5, "decay_all": True}

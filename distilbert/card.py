@@ -30,6 +30,8 @@ def model_card(record: dict, architecture: str) -> str:
     else:
         use = f"guessing hidden words of {text}, or as an encoder to fine-tune"
         limits = f"It read {arguments['max_length']} tokens at a time, and learnt which words stand where, not what is true."
+    linear = arguments.get("classifier_head") == "linear"  # two there: one adds a constant, the other takes it off again
+    only = "; the classifier there in float32 and to judge,\nnot to train further" if linear else ""
     recipe = "\n".join(f"| {key} | {value} |" for key, value in arguments.items())
     sizes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data.items() if isinstance(value, int))
     return f"""---
@@ -60,7 +62,7 @@ A DistilBERT ({task}), trained from `{arguments["model"]}` on `{arguments["data"
 ## Intended use
 
 Teaching, and {use}. The files load with
-`transformers.AutoTokenizer` and its Auto model classes.
+`transformers.AutoTokenizer` and its Auto model classes{only}.
 
 ## Out of scope
 

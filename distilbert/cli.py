@@ -108,13 +108,13 @@ def printable(text: str) -> str:
 
 
 def _harmless(text: str) -> str:
-    """At most three printable lines and 1,000 characters."""
-    return "\n".join(map(printable, text.split("\n")[:3]))[:1_000]
+    """At most two printable lines and 1,000 characters."""
+    return "\n".join(map(printable, text.split("\n")[:2]))[:1_000]
 
 
 @contextlib.contextmanager
 def user_errors():
-    """Around a program: what the user can mend becomes a few lines on stderr and exit status 2, without a traceback."""
+    """Around a program: what the user can mend becomes two lines at most on stderr and exit status 2, without a traceback."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by 2>&-
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end

@@ -67,8 +67,7 @@ class DistilBertConfig:
 
         Raises `UserError` for another architecture, another activation, or a norm epsilon that is not 1e-12.
         """
-        family = raw.get("model_type", "distilbert")
-        if family != "distilbert":
+        if (family := raw.get("model_type", "distilbert")) != "distilbert":
             raise UserError(f"config: model_type is {family!r}, expected 'distilbert' or 'bert'")
         needed = {"activation": "gelu", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"}
         for key, value in needed.items():
@@ -98,8 +97,7 @@ class DistilBertConfig:
 
 def _labels(raw: dict) -> dict:
     """id2label with whole numbers as keys (JSON has only strings); the placeholders LABEL_0, LABEL_1 become our names."""
-    names = raw.get("id2label")
-    if names is None:
+    if (names := raw.get("id2label")) is None:
         return {}
     try:
         ordered = {int(key): str(value) for key, value in sorted(names.items(), key=lambda item: int(item[0]))}

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,7 +50,9 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     """All tensors of model.safetensors, or of the shards that model.safetensors.index.json lists."""
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if not single.exists() and not index.exists():
-        raise UserError(f"{directory}: holds no model.safetensors; expected a directory in Hugging Face's layout")
+        pickle = "; its pytorch_model.bin could run code: load it in transformers, and save_pretrained writes safetensors"
+        said = pickle if (directory / "pytorch_model.bin").exists() else "; expected a directory in Hugging Face's layout"
+        raise UserError(f"{directory}: holds no model.safetensors{said}")
     files = [single]
     if not single.exists():
         weight_map = read_json(index).get("weight_map")
@@ -156,6 +159,8 @@ def sizes_of(tensors: dict[str, Tensor], directory: Path) -> DistilBertConfig:
     for name, tensor in zip(needed, (words, positions, expand), strict=True):
         if tensor.ndim != 2:
             raise UserError(f"no such file, and tensor {name} has shape {list(tensor.shape)}, expected two dimensions")
+    n_heads = max(words.shape[1] // 64, 1)
+    print(f"{directory}: no config.json; sizes are read off the weights, {n_heads} heads of 64 are a guess", file=sys.stderr)
     layers = {int(match[1]) for name in tensors if (match := re.match(r"distilbert\.transformer\.layer\.(\d+)\.", name))}
     return DistilBertConfig(
         vocab_size=words.shape[0],
@@ -163,17 +168,17 @@ def sizes_of(tensors: dict[str, Tensor], directory: Path) -> DistilBertConfig:
         dim=words.shape[1],
         hidden_dim=expand.shape[0],
         n_layers=len(layers),
-        n_heads=max(words.shape[1] // 64, 1),
+        n_heads=n_heads,
         classifier_head="pre_classifier",
         seq_classif_dropout=0.2,
     )
 
 
 def linear_head_as_transformers(tensors: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
-    """Our one Linear as transformers' Linear, ReLU, Linear, with the same logits.
+    """Our one Linear as transformers' Linear, ReLU, Linear, with the same logits: in fp32, and to judge by, not to train on.
 
     h is the output of a norm, so |h| ≤ √D·max|γ| + max|β| < C. Then relu(I·h + C) = h + C: the ReLU does nothing, and
-    the second Linear takes W·C off its bias again.
+    the second Linear takes W·C off its bias again. (Half precision would round h at the size of C, dropout drop C with it.)
     """
     weight, bias = tensors["classifier.weight"], tensors["classifier.bias"]
     norm = f"distilbert.transformer.layer.{n_layers - 1}.output_layer_norm"

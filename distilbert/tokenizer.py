@@ -60,7 +60,7 @@ class Tokenizer:
             raise
         except Exception as error:  # the library raises bare Exceptions for a file it can't read
             raise UserError(f"{whole if whole.exists() else words}: not a tokenizer ({str(error)[:100]})") from None
-        raise UserError(f"{directory}: holds neither tokenizer.json nor vocab.txt")
+        raise UserError(f"{directory}: holds neither tokenizer.json nor vocab.txt; copy one from the model it was made of")
 
     @classmethod
     def from_vocabulary(cls, vocabulary: list[str], source: str = "vocabulary", **options: bool) -> "Tokenizer":

