@@ -84,9 +84,7 @@ def to_ours(rows: list[Row], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def to_theirs(rows: list[Row], ours: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors under Hugging Face's names."""
-    return {
-        row.theirs: (ours[row.ours] if row.third is None else ours[row.ours].chunk(3)[row.third]).contiguous() for row in rows
-    }
+    return {r.theirs: (ours[r.ours] if r.third is None else ours[r.ours].chunk(3)[r.third]).contiguous() for r in rows}
 
 
 class Pretrained:
@@ -110,10 +108,12 @@ class Pretrained:
             stored = config.replace(classifier_head="pre_classifier")
         head = [row for row in name_map(architecture, stored) if row.ours.startswith("head.")]
         rows = name_map(architecture, stored)[: -len(head) or None]  # the encoder, which every checkpoint must have
-        found = {row.theirs for row in head} & tensors.keys()
-        if absent := found and {row.theirs for row in head} - found:
+        ours = {row.theirs: row.ours for row in head}
+        found = ours.keys() & tensors.keys()
+        if absent := found and ours.keys() - found:
             raise UserError(
-                f"{directory}: half a head: has {called[min(found)]}, but no {foreign.file_name(min(absent), called)}"
+                f"{directory}: half a head: has {called[min(found)]}, but no {foreign.file_name(min(absent), called)} "
+                f"(our {ours[min(absent)]})"
             )
         rows += head if found else []
         with torch.device("meta"):  # shapes only: what does not fit is refused before memory is taken for it

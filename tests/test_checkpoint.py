@@ -487,7 +487,7 @@ HALVES = [
 def test_half_a_head_is_refused(tmp_path, cls, classifier_head, absent):
     our_model(cls, classifier_head).save_pretrained(tmp_path)
     edit(tmp_path, lambda content: [content.pop(name) for name in absent])
-    refused(tmp_path, "half a head", f"no {min(absent)}", cls=cls)
+    refused(tmp_path, "half a head", f"no {min(absent)} (our head.", cls=cls)
 
 
 def test_a_trained_pre_classifier_is_not_taken_for_a_linear_head(tmp_path):
