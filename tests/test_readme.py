@@ -225,6 +225,20 @@ def test_how_far_sst2_is_from_what_we_aimed_at_is_in_the_records():
     assert aim - max(one["accuracy"] for one in found if one) == pytest.approx(missed, abs=5e-4)
 
 
+def test_what_it_says_of_its_errors_on_other_data_is_in_the_record():
+    record = json.loads((ROOT / "results" / "imdb-384tok-seed2.json").read_text())["evaluations"]["sst2"]
+    said = r"of (\d+) to (\d+) words, where .* judges (\.\d+) of the shortest .* and (\.\d+) of the longest; "
+    said += r"of its (\d+) mistakes (\d+) take"
+    least, most, *accuracies, mistakes, raised = re.search(said, RESULTS_SAID).groups()
+    quarters = [(kind, figures) for kind, figures in record["kinds"].items() if "quarter" in kind]
+    assert f"({least}-" in quarters[0][0] and f"-{most})" in quarters[3][0]
+    assert accuracies == [f"{quarters[i][1]['accuracy']:.3f}"[1:] for i in (0, 3)]
+    (_, one), (other, _) = record["confusion_matrix"]
+    assert (one + other, one) == (int(mistakes), int(raised)) and len(record["confident_mistakes"]) == 20
+    reviews = json.loads((ROOT / "results" / "imdb-plain-seed0.json").read_text())["evaluations"]["aclImdb_v1"]["kinds"]
+    assert any("quarter 2" in kind and kind.endswith("-170)") for kind in reviews)
+
+
 def test_what_it_says_of_its_errors_is_in_the_record():
     evaluation = json.loads((ROOT / "results" / "imdb-plain-seed0.json").read_text())["evaluations"]["aclImdb_v1"]
     kinds, mistakes = evaluation["kinds"], evaluation["confident_mistakes"]
