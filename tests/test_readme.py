@@ -248,6 +248,10 @@ def test_what_it_says_of_its_errors_is_in_the_record():
     assert len(mistakes) == 20 and evaluation["n"] == 25_000
     stars = [int(re.search(r"_(\d+)\.txt$", mistake["name"])[1]) for mistake in mistakes]
     assert all((rating <= 4) == (mistake["said"] == 1) for rating, mistake in zip(stars, mistakes, strict=True))
+    more = json.loads((ROOT / "results" / "imdb-384tok-seed0.json").read_text())["evaluations"]["aclImdb_v1"]["kinds"]
+    gains = {kind: more[kind]["accuracy"] - kinds[kind]["accuracy"] for kind in kinds if "quarter" in kind}
+    before, after = (f"{figures[longest]['accuracy']:.3f}"[1:] for figures in (kinds, more))
+    assert f"these gain most: {before} become {after})" in RESULTS_SAID and max(gains, key=gains.get) == longest
     assert "errs most on lukewarm reviews, of four stars and of seven, and on the longest" in RESULTS_SAID
     assert "We read its twenty most confident mistakes" in RESULTS_SAID
 
