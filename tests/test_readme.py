@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import re
 import shlex
 import statistics
@@ -16,6 +17,7 @@ import train_mlm
 from distilbert.cli import parse
 from distilbert.config import DistilBertConfig
 from distilbert.model import DistilBertModel
+from distilbert.optim import learning_rate_factor
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,8 +29,9 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith(("python ", "torchrun "))
 ]
-sys.path.insert(0, str(ROOT / "results"))
+sys.path[:0] = [str(ROOT / "results"), str(ROOT / "benchmarks")]
 
+import ablations
 import table
 
 SCRIPTS = {"train_cls.py": train_cls, "train_mlm.py": train_mlm, "evaluate.py": evaluate}
@@ -132,7 +135,13 @@ def test_what_it_says_of_one_change_is_in_the_records():
     assert runs["384"]["right"] - runs["base"]["right"] == int(more) and runs["384"]["n"] == int(n.replace(",", ""))
     apart = {name: abs(run["right"] - runs["base"]["right"]) for name, run in runs.items()}
     assert sorted(apart, key=apart.get)[-2:] == ["384", "128"]
-    assert f"the other {('three', 'four', 'five')[len(runs) - 6]} are too small a change" in RESULTS_SAID
+    assert f"the other {('three', 'four', 'five', 'six', 'seven')[len(runs) - 6]} are too small a change" in RESULTS_SAID
+    assert runs["decay_all"]["right"] == runs["base"]["right"] and runs.keys() == ablations.CHANGES.keys()
+    steps = -(-runs["decay_all"]["arguments"]["train_size"] // runs["decay_all"]["arguments"]["batch_size"])
+    rates = [1e-4 * learning_rate_factor(step, steps, math.ceil(0.1 * steps)) for step in range(steps)]
+    assert (
+        f"in {steps} steps it shrinks biases and norms by less than 0.02%" in RESULTS_SAID and 1e-4 < 0.01 * sum(rates) < 2e-4
+    )
 
 
 GUESSED = {
