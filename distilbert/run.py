@@ -322,7 +322,7 @@ class Run:
         return due
 
     def checkpoint_is_due(self, at_an_end: bool) -> bool:
-        """Or wanted by a signal, of which all workers learn here at once; `exit_if_stopped` obeys it."""
+        """At an end, by steps, by minutes, or on a signal, of which all workers learn here; `exit_if_stopped` obeys it."""
         every, minutes = self.arguments.save_steps, (time.monotonic() - self.saved_at) / 60
         by_steps = every is not None and self.progress.step % every == 0
         self.stop = self.workers.largest(self.signal)
