@@ -70,7 +70,9 @@ def train(run: Run) -> None:
     if args.pack and args.truncate:
         raise UserError("--pack and --truncate exclude each other: one keeps what the other cuts off")
     if not len(parts["train"]):
-        raise UserError(f"--data {args.data}: every text to adapt to also stands in validation or test (--keep_duplicates)")
+        raise UserError(
+            f"--data {args.data}: every text to adapt to also stands in validation or test; --keep_duplicates keeps it"
+        )
     model, tokenizer = starting_point(DistilBertForMaskedLM, args, parts["train"].texts)
     identity = tokenizer.backend.to_str()
     sequences = {}
@@ -89,7 +91,7 @@ def train(run: Run) -> None:
 
     def make_batch(indices: np.ndarray) -> dict[str, torch.Tensor]:
         batch = masked_batch([mask("train", i, args.seed, progress.epoch) for i in indices], tokenizer.pad_id)
-        return batch | labelled_rows(batch["labels"])  # here, where the labels are on the CPU
+        return batch | labelled_rows(batch["labels"])  # here, on the CPU: on a GPU a count waits for all its work
 
     def evaluate(name: str) -> dict:  # the same masks at every call and for every seed, so that losses compare
         with precision.autocast():

@@ -65,7 +65,7 @@ def address(monkeypatch):
 @pytest.mark.parametrize(
     ("page", "says"),
     [
-        ("missing", "not downloaded .*404"),
+        ("missing", "not downloaded .*404.*--data"),
         ("forbidden", "not downloaded .*403"),
         ("broken", "not downloaded .*500"),
         ("busy", "not downloaded .*503"),

@@ -204,6 +204,8 @@ def test_the_seeds_it_tells_of_384_tokens_are_all_that_have_a_record():
     first, last, mean, *aucs = re.search(said, RESULTS_SAID).groups()
     figures = [f"{test['accuracy']:.4f}"[1:] for test in tests], [f"{test['roc_auc']:.4f}"[1:] for test in tests]
     assert ([*first.split(", "), last], [*aucs[0].split(", "), aucs[1]]) == figures
+    aim, missed = map(float, re.search(r"hoped for (\.\d+), missed by (\.\d+);", RESULTS_SAID).groups())
+    assert aim - statistics.mean(test["accuracy"] for test in tests) == pytest.approx(missed, abs=5e-5)
     assert mean == f"{statistics.mean(test['accuracy'] for test in tests):.4f}"[1:]
 
 

@@ -135,6 +135,7 @@ def test_the_fingerprint_changes_with_a_text_and_the_revision_with_the_starting_
     flags = ["--model", str(finished.directory), "--data", str(tmp_path / "toy.jsonl"), "--output_dir", str(tmp_path / "run")]
     train_cls.main([*finished.flags, *flags, "--max_steps", "1"])
     before, after = record(finished.directory), record(tmp_path / "run")
+    assert len(before["data"]["fingerprint"]) >= 16
     assert len({before["data"]["fingerprint"], after["data"]["fingerprint"]}) == 2
     weights = hashlib.sha256((finished.directory / "model.safetensors").read_bytes()).hexdigest()
     assert (before["revision"], after["revision"]) == ("random", f"sha256:{weights}")

@@ -621,10 +621,11 @@ def texts(labelled) -> list[str]:
     return [row["text"] for row in labelled] + [json.loads(line)["text"] for line in unlabelled]
 
 
-def test_the_sample_has_fixed_parts_and_unlabelled_reviews(labelled):
+def test_the_sample_has_400_labelled_reviews_or_more_in_fixed_parts_and_200_unlabelled_or_more(labelled):
     parts = load("sample")
     assert list(parts) == ["train", "validation", "test", "unlabelled"]
-    assert sum(len(parts[name]) for name in ("train", "validation", "test")) == len(labelled)
+    assert sum(len(parts[name]) for name in ("train", "validation", "test")) == len(labelled) >= 400
+    assert len(parts["unlabelled"]) >= 200
     assert (parts["unlabelled"].labels == -1).all()
     for name in ("train", "validation", "test"):
         assert parts[name].texts == [row["text"] for row in labelled if row["split"] == name]

@@ -181,6 +181,7 @@ def test_accumulated_batches_give_every_parameter_the_gradient_of_the_whole(trai
     for name, tensor in means.items():
         torch.testing.assert_close(saved(split, 1)[name], tensor, rtol=0, atol=1e-5 * tensor.abs().max().item())
     assert log(split)[0]["loss"] == pytest.approx(log(whole)[0]["loss"], abs=1e-6)
+    assert log(split)[0]["grad_norm"] == pytest.approx(log(whole)[0]["grad_norm"], rel=1e-5)
     assert log(split)[0]["tokens"] == log(whole)[0]["tokens"]
 
 
