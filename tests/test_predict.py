@@ -124,7 +124,7 @@ def test_an_untrained_head_is_refused(model, tokenizer, tmp_path):
     DistilBertModel(our_config()).save_pretrained(tmp_path / "encoder")
     model.save_pretrained(tmp_path / "trained")
     fresh = DistilBertForSequenceClassification.from_pretrained(tmp_path / "encoder")
-    with pytest.raises(UserError, match=r"untrained: train it first with python train_cls\.py"):
+    with pytest.raises(UserError, match=r"untrained: train it first with python train_cls\.py .* model\.head_is_fresh = False"):
         infer_reviews("Good film!", fresh, tokenizer)
     trained = DistilBertForSequenceClassification.from_pretrained(tmp_path / "trained")
     assert_same(infer_reviews(REVIEWS, trained, tokenizer), infer_reviews(REVIEWS, model, tokenizer))
