@@ -35,7 +35,7 @@ from data.cls import classification_batch, truncate
 from data.sources import check_classes, load, prepare
 from distilbert.metrics import classification_metrics
 from distilbert.model import DistilBertForSequenceClassification
-from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
+from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate, share_of_step
 from distilbert.precision import Precision
 from distilbert.predict import predict_logits, verdicts
 from distilbert.run import Run
@@ -117,7 +117,7 @@ def train(run: Run) -> None:
             scaler.scale(step_loss)  # makes the scale that unscale_ needs, in a process whose shares are all empty, too
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
-                    loss = model.loss(**precision.to_device(batch)) * (count / max(labels_in_step, 1))
+                    loss = share_of_step(model.loss(**precision.to_device(batch)), count, labels_in_step)
                 scaler.scale(loss).backward()
                 step_loss = step_loss + loss.detach()
             step_loss = workers.add_up(model, step_loss)

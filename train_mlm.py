@@ -41,7 +41,7 @@ from data.sources import load, prepare
 from distilbert.errors import UserError
 from distilbert.metrics import masked_lm_metrics
 from distilbert.model import IGNORED, DistilBertForMaskedLM, labelled_rows
-from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
+from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate, share_of_step
 from distilbert.precision import Precision
 from distilbert.predict import masked_lm_totals
 from distilbert.run import Run
@@ -140,7 +140,7 @@ def train(run: Run) -> None:
             scaler.scale(step_loss)  # makes the scale that unscale_ needs, in a process whose shares are all empty, too
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
-                    loss = model.loss(**precision.to_device(batch)) * (count / max(labels_in_step, 1))
+                    loss = share_of_step(model.loss(**precision.to_device(batch)), count, labels_in_step)
                 scaler.scale(loss).backward()
                 step_loss = step_loss + loss.detach()
             step_loss = workers.add_up(model, step_loss)

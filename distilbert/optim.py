@@ -1,4 +1,4 @@
-"""The formulas of a training step, from top to bottom: groups of parameters, clipping, the learning rate, AdamW."""
+"""The formulas of a training step, from top to bottom: groups of parameters, loss, clipping, the learning rate, AdamW."""
 
 import math
 from collections.abc import Iterable
@@ -46,6 +46,15 @@ def parameter_groups(
         {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()
     ]
+
+
+def share_of_step(loss: Tensor, labels: int, labels_in_step: int) -> Tensor:
+    """What a batch adds to the loss of its optimizer step: its mean over its own n labels, times n/N, of N in the step.
+
+    Σᵢ (nᵢ/N)·lossᵢ, over the batches of all processes, is the mean over all N, as if they were one batch. A mean of their
+    means would not be: in a small batch each label would count more. 0 when the step has no labels at all.
+    """
+    return loss * (labels / max(labels_in_step, 1))
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:

@@ -346,15 +346,15 @@ MUTATIONS = [
     Mutation(
         "accumulate-by-batches",
         "train_cls.py",
-        "(count / max(labels_in_step, 1))",
-        "(1 / len(step_batches))",
+        "count, labels_in_step)\n                scaler",
+        "1, len(step_batches))\n                scaler",
         "train_cls::accumulated_batches_give_every_parameter_the_gradient_of_the_whole",
     ),
     Mutation(
         "accumulate-by-batches-mlm",
         "train_mlm.py",
-        "(count / max(labels_in_step, 1))",
-        "(1 / len(step_batches))",
+        "count, labels_in_step)\n                scaler",
+        "1, len(step_batches))\n                scaler",
         "train_mlm::accumulated_batches_weigh_by_their_labels",
     ),
     Mutation(

@@ -1,4 +1,4 @@
-"""The formulas of a training step: AdamW, parameter groups, clipping, schedules, accumulation."""
+"""The formulas of a training step: AdamW, parameter groups, clipping, schedules, the loss of several batches."""
 
 import pytest
 import torch
@@ -6,7 +6,14 @@ from torch import nn
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification
-from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate
+from distilbert.optim import (
+    AdamW,
+    clip_grad_norm_,
+    learning_rate_factor,
+    parameter_groups,
+    set_learning_rate,
+    share_of_step,
+)
 
 SHAPES = [(517, 521), (262_144,), (7, 5, 3), ()]  # more than one slice and no multiple of it, exactly one, less, a number
 SPLIT = [([0, 3], {"lr": 3e-3, "weight_decay": 0.1}), ([1, 2], {"lr": 7e-4, "weight_decay": 0.0})]
@@ -48,14 +55,18 @@ def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-def assert_gradients_add_up(model, whole, parts):
-    """The gradient of the loss `whole` is that of the sum of (weight, loss) in `parts`."""
+def assert_shares_add_up(model, whole, parts):
+    """The loss `whole` and its gradients are the sum of those of `parts`, (labels, loss) each, by their shares."""
     model.zero_grad()
-    whole().backward()
+    expected_loss = whole()
+    expected_loss.backward()
     expected = gradients(model)
     model.zero_grad()
-    for weight, loss in parts:
-        (loss() * weight).backward()
+    labels_in_step = sum(labels for labels, _ in parts)
+    shares = [share_of_step(loss(), labels, labels_in_step) for labels, loss in parts]
+    for share in shares:
+        share.backward()
+    torch.testing.assert_close(sum(shares), expected_loss, rtol=0, atol=1e-12)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-12, msg=name)
 
@@ -284,21 +295,20 @@ def test_the_factor_multiplies_each_groups_own_peak_however_often_it_is_set():
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.03125]
 
 
-# ---- accumulation
+# ---- the loss of several batches
 
 
-def test_batches_weighted_by_their_examples_give_the_gradient_of_the_whole_batch():
+def test_batches_weighted_by_their_examples_give_the_loss_and_gradient_of_the_whole_batch():
     model = tiny(DistilBertForSequenceClassification, n_layers=2, classifier_head="pre_classifier")
     (ids, mask), labels = ragged_batch(), torch.arange(11) % 3 % 2
 
     def loss(first, last):
         return lambda: model.loss(ids[first:last], mask[first:last], labels[first:last])
 
-    parts = [(5 / 11, loss(0, 5)), (4 / 11, loss(5, 9)), (2 / 11, loss(9, 11))]
-    assert_gradients_add_up(model, loss(0, 11), parts)
+    assert_shares_add_up(model, loss(0, 11), [(5, loss(0, 5)), (4, loss(5, 9)), (2, loss(9, 11))])
 
 
-def test_batches_weighted_by_their_labels_give_the_masked_lm_gradient_even_if_one_has_none():
+def test_batches_weighted_by_their_labels_give_the_masked_lm_loss_and_gradient_even_if_one_has_none():
     model = tiny(DistilBertForMaskedLM, n_layers=2)
     ids, mask = ragged_batch()
     labels = torch.where((torch.arange(13) % 3 == torch.arange(11)[:, None] % 3) & (mask == 1), ids, -100)
@@ -310,5 +320,8 @@ def test_batches_weighted_by_their_labels_give_the_masked_lm_gradient_even_if_on
     cuts = [(0, 5), (5, 7), (7, 11)]
     counts = [int((labels[first:last] != -100).sum()) for first, last in cuts]
     assert counts[1] == 0 and counts[0] != counts[2]
-    parts = [(count / sum(counts), loss(*cut)) for count, cut in zip(counts, cuts, strict=True)]
-    assert_gradients_add_up(model, loss(0, 11), parts)
+    assert_shares_add_up(model, loss(0, 11), [(count, loss(*cut)) for count, cut in zip(counts, cuts, strict=True)])
+
+
+def test_a_step_without_any_label_has_the_loss_zero():
+    assert share_of_step(torch.tensor(3.0), 0, 0) == 0.0
