@@ -30,3 +30,5 @@ def test_it_is_the_block_whatever_the_norms_have_learnt():
     repaired.load_state_dict(whole.state_dict())
     x = torch.randn(2, 5, 8)
     torch.testing.assert_close(repaired(x), whole(x, None))
+    mask = torch.tensor([0, 0, 0, 0, -30_000.0]).view(1, 1, 1, 5)  # the last place is padding
+    torch.testing.assert_close(repaired(x, mask), whole(x, mask))

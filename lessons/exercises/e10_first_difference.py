@@ -42,6 +42,12 @@ def test_the_culprit_is_named_and_not_its_victims():
         assert first_difference(a, b, IDS) == culprit
 
 
+def test_the_order_is_that_of_computation_not_of_construction():
+    a, b = twins()
+    b.blocks[1].attention.split_heads = lambda x: x.reshape(len(x), 2, x.shape[1], -1)  # the bug of lesson 3
+    assert first_difference(a, b, IDS) == "blocks.1.attention.dropout", "of the attention weights: before `output`"
+
+
 def test_no_hook_is_left_behind():
     a, b = twins()
     first_difference(a, b, IDS)

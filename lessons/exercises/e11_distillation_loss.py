@@ -10,8 +10,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, graded: Tensor, T: float
 
     KL(q ‖ p) = Σ q·(ln q - ln p), over the vocabulary.
 
-    student, teacher: logits (B, T, V); graded (B, T) bool. No gradient goes to the teacher. 0, not NaN, where nothing is
-    graded.
+    student, teacher: logits (B, tokens, V); graded (B, tokens) bool. No gradient goes to the teacher. 0, not NaN, where
+    nothing is graded.
     """
     raise NotImplementedError("your turn")
 

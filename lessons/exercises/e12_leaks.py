@@ -1,5 +1,7 @@
 """Lesson 12, exercise 2: copies that are not quite copies."""
 
+import time
+
 
 def drop_leaks(train: list[str], held_out: list[str]) -> list[str]:
     """The training texts, in order, whose letters and digits are not those of a held-out text.
@@ -13,9 +15,9 @@ def drop_leaks(train: list[str], held_out: list[str]) -> list[str]:
 
 
 def test_near_copies_go_and_others_stay():
-    held_out = ["A gem.", "Très bon!", "Ten out of 10"]
-    train = ["a  gem!", "A gem, nearly.", "TRES\nBON", "Ten out of 11", "ten-out-of-10...", "", "I slept."]
-    assert drop_leaks(train, held_out) == ["A gem, nearly.", "Ten out of 11", "", "I slept."]
+    held_out = ["A gem.", "Très bon!", "Ten out of 10", "Хорошо"]
+    train = ["a  gem!", "A gem, nearly.", "TRES\nBON", "Ten out of 11", "ten-out-of-10...", "", "I slept.", "Плохо", "хорошо!"]
+    assert drop_leaks(train, held_out) == ["A gem, nearly.", "Ten out of 11", "", "I slept.", "Плохо"]
 
 
 def test_repeats_within_training_are_no_leak():
@@ -23,5 +25,7 @@ def test_repeats_within_training_are_no_leak():
 
 
 def test_it_is_quick_enough_for_imdb():
-    texts = [f"review number {i}" for i in range(20_000)]
-    assert len(drop_leaks(texts, [text.upper() + "!" for text in texts[:10_000]])) == 10_000
+    texts = [f"review number {i}" for i in range(40_000)]
+    started = time.process_time()
+    assert len(drop_leaks(texts, [text.upper() + "!" for text in texts[:20_000]])) == 20_000
+    assert time.process_time() - started < 3, "does it look at every held-out text for each training text?"
