@@ -4,7 +4,8 @@
     python benchmarks/ablations.py --data aclImdb_v1.tar.gz --only base tail
 
 It runs train_cls.py once as the base and once for each change of it, with the same seed. What is finished is not run again,
-what was interrupted is resumed; with other flags give other --runs. After each run results/ablations/ holds the figures so far.
+what was interrupted is resumed; with other flags give other --runs. After each run the folder --output
+(if not given, --runs) has the figures so far.
 """
 
 import argparse
@@ -77,9 +78,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="minilm", help="the encoder")
     parser.add_argument("--only", nargs="+", default=list(CHANGES), choices=list(CHANGES), help="these runs alone")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="where the run directories go")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "ablations", help="where the figures go")
+    parser.add_argument("--output", type=Path, help="where the figures go (default: --runs)")
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="further flags of each run; stands last")
     given = parser.parse_args(argv)
+    given.output = given.output or given.runs
     given.runs = given.runs.resolve()  # the commands run in the project's folder
     if Path(given.model).is_dir():
         given.model = str(Path(given.model).resolve())

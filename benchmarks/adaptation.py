@@ -5,7 +5,7 @@
 It runs the shipped commands one after the other: train_mlm.py for "adapted", and again on what came of it for "longer"; then
 for each number of labels, seed and arm train_cls.py (validation on as many reviews as it trains on, and 500 at least) and
 evaluate.py (2,000 test reviews). What is finished is not run again, what was interrupted is resumed: start it again at any
-time, and with other flags give other --runs. After each run results/adaptation/ holds the figures so far.
+time, and with other flags give other --runs. After each run the folder --output (if not given, --runs) has the figures so far.
 """
 
 import argparse
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from distilbert.cli import user_errors
+from distilbert.directory import bare_name
 from distilbert.files import read_json, write_atomically, write_json
 from distilbert.metrics import wilson_interval
 
@@ -56,7 +57,11 @@ def commands(given: argparse.Namespace, arm: str, labels: int, seed: int) -> tup
 def call(command: list[str]) -> None:
     """Ends the experiment when a command does: what was said on the way says why."""
     print("python", *command, flush=True)
-    status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:  # of which the command knows, too: it ends once its step is saved
+            status = process.wait()
     if status:
         sys.exit(status)
 
@@ -64,7 +69,7 @@ def call(command: list[str]) -> None:
 def evaluation_of(run: Path) -> Path:
     """What evaluate.py writes of the run's own data; other data may have been measured, too."""
     data = read_json(run / "run.json")["arguments"]["data"]
-    return run / f"eval-{data.split('.')[0]}.json"
+    return run / f"eval-{bare_name(data)}.json"
 
 
 def measured(run: Path) -> bool:
@@ -168,9 +173,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--test_size", type=int, default=2000)
     parser.add_argument("--runs", type=Path, default=Path("runs/adaptation"), help="where the run directories go")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "adaptation", help="where the figures go")
+    parser.add_argument("--output", type=Path, help="where the figures go (default: --runs)")
     parser.add_argument("--adapt", nargs=argparse.REMAINDER, default=[], help="further flags of train_mlm.py; stands last")
     given = parser.parse_args(argv)
+    given.output = given.output or given.runs
     given.runs, given.classify = given.runs.resolve(), CLASSIFY  # the commands run in the project's folder
     if Path(given.model).is_dir():
         given.model = str(Path(given.model).resolve())

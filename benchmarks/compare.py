@@ -3,11 +3,13 @@
     python benchmarks/compare.py --data aclImdb_v1.tar.gz           # everything
     python benchmarks/compare.py --data aclImdb_v1.tar.gz --quick   # minilm size, short
 
-Each turn is a process of its own (contestants.py), so that peak memory is its own too. Counted are real tokens, padding
-excluded. A machine without bf16 products in hardware skips the bf16 contestants; the tuned ones and the limit are fp32's there.
+Each turn is a process of its own (contestants.py), so that peak memory is its own too; all compute on the CPU. Counted are
+real tokens, padding excluded. A machine without bf16 products in hardware skips the bf16 contestants; the tuned ones and the
+limit are fp32's there. The figures so far are written after each task.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -69,14 +71,11 @@ def turn(folder: Path, task: str, name: str, given: argparse.Namespace, seed: in
     """Tokens and seconds of one process, and its peak memory in bytes."""
     numbers = [str(number) for number in (given.steps, given.batch_size, given.max_length, seed)]
     command = [sys.executable, str(ROOT / "benchmarks" / "contestants.py"), str(folder), task, name, *numbers]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)
-        output.seek(0)
-        said = output.read()
-    if status:
-        sys.exit(f"{name} failed at {task}:\n{said[-2_000:]}")
-    return json.loads(said.splitlines()[-1]) | {"peak_memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1_024)}
+    no_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=no_gpu)
+    if done.returncode:
+        sys.exit(f"{name} failed at {task}:\n{done.stdout[-2_000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def useful_and_shapes(size: str, task: str, texts: list[str], given: argparse.Namespace) -> tuple[float, list]:
@@ -190,18 +189,26 @@ def draw(results: list[dict], output: Path) -> None:
     write_atomically(output, lambda path: figure.savefig(path, format="svg"))
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range, expected at least 1")
+    return int(text)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="IMDb: aclImdb_v1.tar.gz, aclImdb/, or imdb to download it")
     parser.add_argument("--tasks", nargs="+", choices=tuple(CONTESTANTS), default=list(CONTESTANTS))
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES))
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--max_length", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=8, help="timed optimizer steps of a turn")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch_size", type=positive, default=16)
+    parser.add_argument("--max_length", type=positive, default=512)
+    parser.add_argument("--steps", type=positive, default=8, help="timed optimizer steps of a turn")
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--quick", action="store_true", help="classification and inference at minilm size, short")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "compare.json", help="and a picture beside it")
+    parser.add_argument("--output", type=Path, default=Path("runs/compare.json"), help="and a picture beside it")
     given = parser.parse_args(argv)
+    if given.output.suffix == ".svg":
+        parser.error(f"--output {given.output}: expected a name for the figures; the picture takes the same, ending in .svg")
     if given.quick:
         given.tasks, given.sizes, given.max_length, given.steps, given.rounds = (
             ["classification", "inference"],
@@ -215,12 +222,14 @@ def main(argv: list[str] | None = None) -> None:
         print(
             "no bf16 products in this machine's hardware: without the bf16 contestants; the tuned ones and the limit are fp32's"
         )
-    results = [compare(size, task, given, bf16) for size in given.sizes for task in given.tasks]
-    record = {"machine": machine(), "bf16": bf16, "results": results}
+    record = {"machine": machine(), "bf16": bf16, "results": []}
     record |= {key: getattr(given, key) for key in ("batch_size", "max_length", "steps", "rounds")}
+    for size, task in itertools.product(given.sizes, given.tasks):
+        record["results"].append(compare(size, task, given, bf16))
+        write_json(given.output, record)
     record |= {"optimizer": optimizer_step(), "tokenising": tokenising(given.data, 500 if given.quick else 5_000)}
     write_json(given.output, record)
-    draw(results, given.output.with_suffix(".svg"))
+    draw(record["results"], given.output.with_suffix(".svg"))
     print(f"\nwrote {given.output} and {given.output.with_suffix('.svg')}")
 
 

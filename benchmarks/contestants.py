@@ -1,4 +1,6 @@
-"""One turn of one contestant of compare.py, in a process of its own: prints {"tokens": …, "seconds": …} as its last line."""
+"""One turn of one contestant of compare.py, in a process of its own: the last line that it prints has its tokens, its seconds
+and its peak memory in bytes, as JSON.
+"""
 
 import json
 import runpy
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 
 from data.batches import epoch_batches
-from distilbert.precision import fast_bf16
+from distilbert.precision import Precision, fast_bf16
 
 
 def read(path: Path, part: str) -> tuple[list[str], list[int]]:
@@ -123,7 +125,6 @@ def pipeline(folder: Path, how: str, batch_size: int, max_length: int) -> dict:
 def our_inference(folder: Path, how: str, batch_size: int, max_length: int) -> dict:
     """how: "infer_reviews" (texts to verdicts), or "predict_logits", evaluate.py's way (ids to logits)."""
     from distilbert import DistilBertForSequenceClassification, Tokenizer, infer_reviews
-    from distilbert.precision import Precision
     from distilbert.predict import predict_logits
 
     model, tokenizer = (kind.from_pretrained(folder / "judge") for kind in (DistilBertForSequenceClassification, Tokenizer))
@@ -150,7 +151,7 @@ def main() -> None:
         result = {"trainer": hugging_face_trainer, "ours": our_script}[who](
             folder, task, how, steps, batch_size, max_length, seed
         )
-    print(json.dumps(result))
+    print(json.dumps(result | {"peak_memory": Precision("cpu", "fp32").peak_memory()}))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="where the record goes (JSON)")
     given = parser.parse_args()
     args = argparse.Namespace(**read_json(given.run / "checkpoint" / "arguments.json"))
+    if not hasattr(args, "classifier_head"):
+        raise UserError(f"{given.run}: holds no classifier; expected a run of train_cls.py")
     for name, values in SAME.items():
         if getattr(args, name) not in values:
             raise UserError(f"{given.run}: a run with --{name} {getattr(args, name)} has no counterpart here")

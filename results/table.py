@@ -19,7 +19,7 @@ import train_cls
 import train_mlm
 from distilbert.cli import user_errors
 from distilbert.errors import UserError
-from distilbert.files import read_json, write_json, write_text
+from distilbert.files import checksum, read_json, write_json, write_text
 
 # What the two cards on the hub report of distilbert-base-uncased, and how to get there; the first is cut by --split seed-a.
 PUBLISHED = {
@@ -51,23 +51,35 @@ def add(run: Path) -> Path:
     """
     if not (run / "run.json").exists():
         raise UserError(f"{run} is not a finished run: it has no run.json")
-    record = read_json(run / "run.json")
-    if "accuracy" not in record["metrics"]["test"]:
-        raise UserError(f"{run} holds no classifier")
+    record = read_record(run / "run.json")
     record["evaluations"] = {path.stem.removeprefix("eval-"): read_json(path) for path in sorted(run.glob("eval-*.json"))}
     if (run / "calibration.json").exists():
         record["calibration"] = read_json(run / "calibration.json")
     stored = run / "checkpoint" / "arguments.json"  # --model as it was typed: a relative path holds where it was
     encoder = Path(read_json(stored)["model"]) / "run.json" if stored.exists() else None
     if encoder and encoder.exists():
-        record["encoder"] = read_json(encoder)["arguments"]
+        weights = encoder.with_name("model.safetensors")
+        if weights.exists() and f"sha256:{checksum(weights)}" == record["revision"]:
+            record["encoder"] = read_json(encoder)["arguments"]
+        else:
+            print(f"{encoder.parent} holds other weights than {run} started from: taken in without its encoder's flags")
     write_json(HERE / f"{run.resolve().name}.json", record)
     return HERE / f"{run.resolve().name}.json"
 
 
+def read_record(path: Path) -> dict:
+    """Raises `UserError` for what is no classifier's record: the tables could say nothing of it."""
+    record = read_json(path)
+    if not all(isinstance(record.get(key), dict) for key in ("arguments", "data", "metrics")):
+        raise UserError(f"{path}: no record of a run: expected arguments, data and metrics")
+    if "accuracy" not in record["metrics"].get("test", {}):
+        raise UserError(f"{path}: holds no classifier's figures of a test part")
+    return record
+
+
 def row(path: Path) -> str:
     """One record: what was trained on what, by whom, and how it judged the test texts."""
-    record = read_json(path)
+    record = read_record(path)
     arguments, data, test = record["arguments"], record["data"], record["metrics"]["test"]
     name = "IMDb" if arguments["data"] in IMDB else arguments["data"]
     encoder = f", on `{arguments['model']}`" if arguments.get("model", "minilm") != "minilm" else ""
@@ -90,7 +102,7 @@ def records() -> str:
 def whole_imdb() -> str:
     """The front page's: all that the official test judged, from the least accurate to the most, then what is reported."""
     lines = ["| system | encoder | test accuracy (95% interval) | ROC-AUC | minutes | record |", "|---|---|---|---|---|---|"]
-    records = {path: read_json(path) for path in HERE.glob("*.json")}
+    records = {path: read_record(path) for path in HERE.glob("*.json")}
     found = [(path, record) for path, record in records.items()
              if record["arguments"]["data"] in IMDB and record["metrics"]["test"]["n"] >= WHOLE]  # fmt: skip
     for path, record in sorted(found, key=lambda pair: pair[1]["metrics"]["test"]["accuracy"]):
@@ -150,7 +162,8 @@ def side_by_side() -> str:
                 continue
             ratio = "{median:.1f} ({least:.1f} to {most:.1f})".format(**theirs["ours_is_faster_by"])
             rates = f"{theirs['tokens_per_second']:,.0f} | {ours['tokens_per_second']:,.0f}"
-            memory = " → ".join(f"{one['peak_memory_bytes'] / 2**30:.1f} GiB" for one in (theirs, ours))
+            used = [one["peak_memory_bytes"] for one in (theirs, ours)]  # None: not measured
+            memory = " → ".join(f"{peak / 2**30:.1f} GiB" for peak in used) if all(used) else ""
             lines.append(f"| {result['task']} | {names[key]} | {rates} | {ratio} | {memory} |")
     return "\n".join(lines) + "\n"
 
@@ -213,7 +226,10 @@ def kinds_of_review() -> str:
     lines = ["| kind of review | reviews | accuracy (95% interval) |", "|---|---|---|"]
     record = read_json(HERE / "imdb-plain-seed0.json")
     evaluations = (found for found in record["evaluations"].values() if found["n"] == record["data"]["test"])
-    for kind, figures in next(found for found in evaluations if "kinds" in found)["kinds"].items():
+    kinds = next((found["kinds"] for found in evaluations if "kinds" in found), None)
+    if kinds is None:
+        raise UserError(f"{HERE / 'imdb-plain-seed0.json'}: no kinds of review; measure them: python evaluate.py --errors 20")
+    for kind, figures in kinds.items():
         low, high = figures["accuracy_interval"]
         lines.append(f"| {kind} | {figures['n']:,} | {figures['accuracy']:.3f} ({low:.3f} to {high:.3f}) |")
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from distilbert.cli import parse
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import ablations
+import adaptation
 import tfidf
 
 
@@ -33,6 +34,22 @@ def test_the_table_sets_each_change_beside_the_base():
     base, tail = ablations.table({"runs": figures}).splitlines()[2:]
     assert base == "| base | 0.9000 (0.8861 to 0.9124) |  | 0.2500 | fp32, 10.0 |"
     assert tail == "| `--truncation tail` | 0.9125 (0.8993 to 0.9241) | +0.0125 | 0.2500 | fp32, 10.1 |"
+
+
+@pytest.mark.parametrize("benchmark", [ablations, adaptation])
+def test_figures_are_written_beside_the_runs_unless_told_otherwise(tmp_path, monkeypatch, benchmark):
+    """The committed records are replaced by whoever names their place, and by nobody else."""
+
+    def finish(*_) -> dict:
+        raise SystemExit
+
+    monkeypatch.setattr(benchmark, "call", lambda _: None)
+    monkeypatch.setattr(benchmark, "collect", lambda given: seen.append(given.output) or finish())
+    seen = []
+    for flags in ([], ["--output", "elsewhere"]):
+        with pytest.raises(SystemExit):
+            benchmark.main(["--data", "imdb", "--runs", str(tmp_path), *flags])
+    assert seen == [tmp_path, Path("elsewhere")]
 
 
 @pytest.mark.slow

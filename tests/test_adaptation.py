@@ -1,12 +1,18 @@
 """benchmarks/adaptation.py: arms that differ in the encoder alone, and a table that is counted from their judgements."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from conftest import imdb_members, write_tar
+
+from distilbert.directory import bare_name
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -52,6 +58,29 @@ def test_other_data_that_a_cell_was_measured_on_is_not_its_test(tmp_path):
     assert not adaptation.measured(tmp_path)
     (tmp_path / "eval-aclImdb_v1.json").write_text("{}")
     assert adaptation.measured(tmp_path) and adaptation.evaluation_of(tmp_path).name == "eval-aclImdb_v1.json"
+
+
+@pytest.mark.parametrize("name", ["aclImdb.v1.tar.gz", "imdb.2024", "films.jsonl"])
+def test_a_cells_figures_are_looked_for_where_evaluate_writes_them(tmp_path, name):
+    (tmp_path / "run.json").write_text(json.dumps({"arguments": {"data": name}}))
+    assert adaptation.evaluation_of(tmp_path).name == f"eval-{bare_name(f'/data/{name}')}.json"
+
+
+def test_control_c_lets_the_running_command_save_what_it_has(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import pathlib, signal, sys, time\n"
+        "here = pathlib.Path(__file__).parent\n"
+        "def stop(*_):\n    time.sleep(1)\n    (here / 'saved').touch()\n    sys.exit(130)\n"
+        "signal.signal(signal.SIGINT, stop)\n(here / 'ready').touch()\ntime.sleep(60)\n"
+    )
+    code = f"import sys; sys.path.insert(0, 'benchmarks'); import adaptation; adaptation.call([{str(script)!r}])"
+    running = subprocess.Popen([sys.executable, "-c", code], cwd=adaptation.ROOT, start_new_session=True)
+    while not (tmp_path / "ready").exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all of the group
+    assert running.wait(30) == 130 and (tmp_path / "saved").exists()
 
 
 def test_a_number_of_labels_without_a_plain_run_has_no_row():

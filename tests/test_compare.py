@@ -13,9 +13,11 @@ from conftest import NO_DROPOUT, SIZES, our_config, write_toy_corpus
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_cls
+import train_mlm
 from distilbert import Tokenizer
 from distilbert.errors import UserError
 from distilbert.model import IGNORED, DistilBertForMaskedLM, DistilBertForSequenceClassification
+from distilbert.precision import Precision
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -60,6 +62,14 @@ def test_operations_of_a_forward_pass_are_those_of_its_products():
     shapes = flops.product_shapes(config, batch=4, tokens=13, labels=7)
     whole = flops.useful_flops(config, [13] * 4, [13] * 4, labels=7, training=False) - 7 * 2 * config.dim**2
     assert sum(2 * count * a * b * c for count, a, b, c in shapes) == whole
+
+
+def test_the_trainer_refuses_a_masked_lms_run(tmp_path, monkeypatch):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "arguments.json").write_text(json.dumps(asdict(train_mlm.Arguments())))
+    monkeypatch.setattr(sys, "argv", ["trainer.py", "--run", str(tmp_path), "--output", str(tmp_path / "out.json")])
+    with pytest.raises(UserError, match="holds no classifier"):
+        trainer.main()
 
 
 @pytest.mark.parametrize("flag", ["decay_all", "max_steps", "gradient_accumulation_steps", "layer_decay", "eval_steps"])
@@ -125,6 +135,54 @@ def test_without_bf16_in_hardware_nobody_needs_it():
     assert compare.contestants("classification", bf16=False) == ["ours auto", "trainer default", *tuned]
     assert compare.contestants("inference", bf16=False) == ["ours infer_reviews", "ours predict_logits", "pipeline default"]
     assert all(compare.contestants(task, bf16=True) == names for task, names in compare.CONTESTANTS.items())
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch) -> Path:
+    """compare.py without its work, in a folder of this test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare, "fast_bf16", lambda _: False)
+    monkeypatch.setattr(compare, "optimizer_step", lambda: {})
+    monkeypatch.setattr(compare, "tokenising", lambda *_: {})
+    return tmp_path
+
+
+def test_the_figures_so_far_are_written_after_each_task_and_not_over_the_committed_ones(quick, monkeypatch):
+    def fail_at_the_second(size, task, *_):
+        if task == "inference":
+            sys.exit("pipeline default failed")
+        return {"task": task}
+
+    monkeypatch.setattr(compare, "compare", fail_at_the_second)
+    with pytest.raises(SystemExit, match="pipeline default failed"):
+        compare.main(["--data", "imdb", "--quick"])
+    record = json.loads((quick / "runs" / "compare.json").read_text())
+    assert record["results"] == [{"task": "classification"}] and record["rounds"] == 1
+
+
+@pytest.mark.parametrize("flags", [("--steps", "0"), ("--rounds", "-1"), ("--batch_size", "0"), ("--output", "speed.svg")])
+def test_flags_that_would_end_in_nothing_are_refused_before_the_work(quick, capsys, flags):
+    with pytest.raises(SystemExit) as ended:
+        compare.main(["--data", "imdb", *flags])
+    assert ended.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+def test_a_turn_has_no_gpu_and_tells_its_own_memory(tmp_path, monkeypatch, capsys):
+    seen = {}
+
+    def run(command, env, **_):
+        seen.update(env)
+        monkeypatch.setattr(contestants, "pipeline", lambda *_: {"tokens": 5, "seconds": 2.0})
+        monkeypatch.setattr(sys, "argv", command[1:])
+        contestants.main()
+        return Namespace(returncode=0, stdout="a warning\n" + capsys.readouterr().out)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(compare.subprocess, "run", run)
+    given = Namespace(steps=1, batch_size=2, max_length=3)
+    turn = compare.turn(tmp_path, "inference", "pipeline default", given, seed=0)
+    assert (turn["tokens"], turn["seconds"], seen["CUDA_VISIBLE_DEVICES"]) == (5, 2.0, "")
+    assert turn["peak_memory"] == pytest.approx(Precision("cpu", "fp32").peak_memory(), rel=0.1)
 
 
 def test_the_picture_has_a_panel_for_each_result(tmp_path):

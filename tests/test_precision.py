@@ -1,5 +1,9 @@
 """Which device and number format a run gets, and what the loss scaler does with an overflow."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +11,8 @@ from torch import nn
 from distilbert.errors import UserError
 from distilbert.optim import AdamW
 from distilbert.precision import Precision, fast_bf16
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def machine(monkeypatch, cuda=False, mps=False, amx=False, avx512_bf16=False, capability=(8, 0)):
@@ -126,6 +132,14 @@ def test_a_batch_arrives_with_all_its_tensors_unchanged():
 def test_peak_memory_is_in_bytes():
     held = torch.ones(20_000_000)
     assert held.nbytes < Precision("cpu", "fp32").peak_memory() < 2**40
+
+
+def test_peak_memory_is_the_processs_own_however_large_the_one_that_started_it_is():
+    """Linux hands the peak of the old program on to the new one: what getrusage says begins there."""
+    held = torch.ones(200_000_000)
+    code = "from distilbert.precision import Precision; print(Precision('cpu', 'fp32').peak_memory())"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert 2**20 < int(said) < held.nbytes < Precision("cpu", "fp32").peak_memory()
 
 
 def test_each_kind_of_gpu_has_an_allocator_of_its_own_to_ask(monkeypatch):

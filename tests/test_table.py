@@ -12,6 +12,7 @@ import train_cls
 import train_mlm
 from distilbert.cli import parse
 from distilbert.errors import UserError
+from distilbert.files import checksum
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "results"))
 
@@ -75,7 +76,7 @@ def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_t
     assert (cells["`imdb-384`"], cells["`dapt-imdb`"]) == (figures, "")
 
 
-def test_a_run_on_an_adapted_encoder_fills_its_cell_only_when_the_adaptation_was_the_recipe_too(here, tmp_path):
+def test_a_run_on_an_adapted_encoder_fills_its_cell_only_when_the_adaptation_was_the_recipe_too(here, tmp_path, capsys):
     """The record takes the adaptation's flags from the run that --model named."""
     encoder, run = tmp_path / "runs" / "mlm", tmp_path / "dapt-imdb"
     flags = ["--preset", "dapt-imdb", "--data", "imdb"]
@@ -83,7 +84,10 @@ def test_a_run_on_an_adapted_encoder_fills_its_cell_only_when_the_adaptation_was
     test = {"n": 20_000, "accuracy": 0.93, "f1": 0.93, "roc_auc": 0.98, "loss": 0.2}
     for folder in (encoder, run / "checkpoint"):
         folder.mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps({"arguments": parsed | {"model": "mlm"}, "metrics": {"test": test}}))
+    (encoder / "model.safetensors").write_bytes(b"the weights that the run started from")
+    record = {"arguments": parsed | {"model": "mlm"}, "data": {}, "metrics": {"test": test}}
+    record["revision"] = f"sha256:{checksum(encoder / 'model.safetensors')}"
+    (run / "run.json").write_text(json.dumps(record))
     (run / "checkpoint" / "arguments.json").write_text(json.dumps({"model": str(encoder)}))
     for changed in (
         {"model": "minilm"},
@@ -99,10 +103,18 @@ def test_a_run_on_an_adapted_encoder_fills_its_cell_only_when_the_adaptation_was
             (encoder / "run.json").write_text(json.dumps({"arguments": adapted | changed}))
         table.main([str(run)])
         assert ("accuracy 0.9300" in (here.parent / "README.md").read_text()) == (changed == {})
+    (encoder / "model.safetensors").write_bytes(b"another adaptation, of the same recipe")
+    table.main([str(run)])
+    assert "accuracy 0.9300" not in (here.parent / "README.md").read_text() and "holds other weights" in capsys.readouterr().out
 
 
 def test_a_run_that_is_not_finished_or_no_classifier_is_refused_in_words(here, tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps({"metrics": {"test": {"perplexity": 8.0}}}))
+    for broken in ({}, {"metrics": {"test": {"accuracy": 0.9}}}, {"arguments": {}, "data": {}, "metrics": None}):
+        (tmp_path / "run.json").write_text(json.dumps(broken))
+        with pytest.raises(UserError, match="no record of a run"):
+            table.main([str(tmp_path)])
+    record = {"arguments": {}, "data": {}, "metrics": {"test": {"perplexity": 8.0}}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="holds no classifier"):
         table.main([str(tmp_path)])
     (tmp_path / "run.json").unlink()
@@ -134,3 +146,26 @@ def test_the_kinds_of_review_are_those_of_the_whole_test(here):
     found = {"aclImdb-validation": {"n": 2_500, "kinds": kinds[0]}, "aclImdb_v1": {"n": 25_000, "kinds": kinds[1]}}
     (here / "imdb-plain-seed0.json").write_text(json.dumps({"data": {"test": 25_000}, "evaluations": found}))
     assert "| 4 stars | 70 |" in table.kinds_of_review()
+    (here / "imdb-plain-seed0.json").write_text(json.dumps({"data": {"test": 25_000}, "evaluations": {}}))
+    with pytest.raises(UserError, match=r"no kinds of review.*--errors"):
+        table.kinds_of_review()
+
+
+@pytest.mark.parametrize("make", [table.records, table.whole_imdb])
+def test_a_stranger_among_the_records_is_named(here, make):
+    (here / "notes.json").write_text(json.dumps({"todo": "nothing"}))
+    with pytest.raises(UserError, match=r"notes\.json: no record of a run"):
+        make()
+
+
+def test_memory_that_was_not_measured_is_left_out(here):
+    contestant = {"tokens_per_second": 7.0, "ours_is_faster_by": {"median": 2.0, "least": 1.0, "most": 3.0}}
+    peaks = [("classification", 2**30, 2**31), ("inference", None, None)]
+    results = [
+        {"size": "base", "task": task, "contestants": {"ours auto": contestant | {"peak_memory_bytes": ours},
+                                                       "trainer default": contestant | {"peak_memory_bytes": theirs}}}
+        for task, ours, theirs in peaks
+    ]  # fmt: skip
+    (here.parent / "benchmarks").mkdir()
+    (here.parent / "benchmarks" / "compare.json").write_text(json.dumps({"results": results}))
+    assert [row.split("|")[-2].strip() for row in table.side_by_side().splitlines()[2:]] == ["2.0 GiB → 1.0 GiB", ""]
