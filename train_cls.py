@@ -81,7 +81,7 @@ def train(run: Run) -> None:
         return logits, classification_metrics(logits, labels[name])
 
     args = run.settle(epochs=3 if len(parts["train"]) >= 1_000 else 5)  # little text is soon read, not soon learnt
-    run.describe(parts, dropped, lengths, precision)
+    run.describe(parts, dropped, lengths, precision, identity)
 
     # model, optimizer, schedule
     model.to(precision.device)

@@ -98,13 +98,14 @@ def train(run: Run) -> None:
             pairs = [mask(name, i, 0) for i in range(len(sequences[name]))]
             return masked_lm_metrics(*masked_lm_totals(model, pairs, tokenizer.pad_id, args.eval_batch_size))
 
-    if not any((mask("validation", i, 0)[1] != IGNORED).any() for i in range(len(sequences["validation"]))):
-        raise UserError(
-            f"--data {args.data}: no token of validation is hidden, so nothing could be measured. It has too little text, or "
-            "in another language than the vocabulary's, or --mlm_probability is too small"
-        )
+    for name in ("validation", "test"):
+        if not any((mask(name, i, 0)[1] != IGNORED).any() for i in range(len(sequences[name]))):
+            raise UserError(
+                f"--data {args.data}: no token of {name} is hidden, so nothing could be measured. It has too little text, or "
+                "in another language than the vocabulary's, or --mlm_probability is too small"
+            )
     args = run.settle(epochs=3)
-    run.describe(parts, dropped, lengths, precision)
+    run.describe(parts, dropped, lengths, precision, identity)
 
     # model, optimizer, schedule
     model.to(precision.device)

@@ -135,6 +135,7 @@ def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
     quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL  # GLUE's tab-separated files quote nothing
     reader = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t" if tabs else ",", quoting=quoting, strict=True)
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         for record in reader:
             if any(record.get(None, ())):  # DictReader's key for what is beyond the header
                 hint = "" if tabs else '; a text with commas in it wants "quotes"'

@@ -9,10 +9,12 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, field, fields
+from pathlib import Path
 
 from safetensors import SafetensorError
 
 from .errors import FULL, UserError
+from .files import cache_directory
 
 
 def flag(
@@ -131,11 +133,25 @@ def user_errors():
     except BrokenPipeError:  # whoever read our output has read enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         sys.exit(141)  # as the shell counts SIGPIPE
+    except (MemoryError, RuntimeError) as error:  # torch's are RuntimeErrors
+        if isinstance(error, RuntimeError) and not any(
+            said in str(error) for said in ("out of memory", "can't allocate memory")
+        ):
+            raise
+        print(
+            "error: the memory does not suffice; try a smaller --eval_batch_size or --max_length, or in training a smaller "
+            "--batch_size with more --gradient_accumulation_steps",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except (OSError, SafetensorError) as error:  # safetensors has its own way of saying what the system said
         if getattr(error, "errno", None) in FULL or any(f"os error {number}" in str(error) for number in FULL):
             said = "the disk is full; files written before are whole. Make room and run again, a training with --resume"
         elif getattr(error, "filename", None) is not None:  # no right to read or to write it, a disk that fails
             said = _harmless(f"{error.filename}: {error.strerror}")
+            cache, place = cache_directory(), Path(str(error.filename))
+            if cache == place or cache in place.parents or place in cache.parents:
+                said += "; the environment variable DISTILBERT_CACHE names another place for the cache"
         else:
             raise
         print(f"error: {said}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Directory:
         Of a fresh run that starts from what is here (`model`, as --model says) the model stays, needed until the end. Raises
         `UserError` when log.jsonl is a link.
         """
+        (self.path / "run.json").unlink(missing_ok=True)  # first: killed at any point from here on, this is no finished run
         halves = [path for name in WRITTEN for path in self.path.glob(f".{name}.[0-9]*.part")]  # of a process that was killed
         halves += [*self.checkpoints.glob(".step-*.part"), *self.checkpoints.glob(".arguments.json.[0-9]*.part")]
         for path in halves:
@@ -74,8 +76,14 @@ class Directory:
         if self.log.is_symlink():
             raise UserError(f"{self.log}: is a link, expected a file")
         if not fresh:
+            content = self.log.read_bytes()[:log_bytes] if self.log.exists() else b""
             with open(self.log, "ab") as log:
-                log.truncate(min(log.tell(), log_bytes))
+                log.truncate(content.rfind(b"\n") + 1)  # after a power cut it may end within a line
+
+
+def bare_name(data: str) -> str:
+    """What a --data is called in the files of a run: aclImdb_v1 for /data/aclImdb_v1.tar.gz."""
+    return re.sub(r"\.(tar\.gz|tgz|tar|zip|jsonl|csv|tsv)$", "", Path(os.path.abspath(data)).name)
 
 
 def without_paths(arguments: dict) -> dict:

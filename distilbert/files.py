@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import os
+import secrets
 import time
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -33,7 +34,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > 3_600:
                 left.unlink()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    name = f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"  # on a shared disk another machine may have this number
+    temporary = path.with_name(name)
     try:
         write(temporary)
         with open(temporary, "rb+") as file:

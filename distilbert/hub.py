@@ -4,6 +4,7 @@ import http.client
 import os
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,8 @@ def from_hub(name: str) -> Path:
             f"--model {name}: no hub answers, and no earlier download is kept. Give a directory that holds config.json, "
             "model.safetensors and tokenizer.json, or use --model minilm, which also comes from the Python package index"
         ) from None
-    except (HTTPError, OSError, ValueError) as error:  # no connection, a refusal, a name that no repository can have
+    except (HTTPError, OSError, ValueError, ImportError, RuntimeError) as error:
+        # no connection, a refusal, a name that no repository can have, a kind of proxy that wants a package, a broken transfer
         if getattr(error, "errno", None) in FULL:
             raise
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -81,6 +83,10 @@ def answers(address: str) -> bool:
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=SECONDS).close()
         except urllib.error.HTTPError:
             pass  # a refusal is an answer
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ssl.SSLError):
+                return
+            # so is a certificate that urllib does not trust: the hub's client may, and if not says so
         except (OSError, ValueError, http.client.HTTPException):
             return
         replied.set()

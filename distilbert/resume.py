@@ -1,5 +1,8 @@
-"""Checkpoints to resume from: step-N/ holds tensors.safetensors and state.json, and of both a SHA-256. No pickle."""
+"""What --resume goes on from: checkpoints (step-N/ holds tensors.safetensors and state.json, and of both a SHA-256; no
+pickle), and with which flags. Skip it to follow the lesson.
+"""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,9 +14,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from .cli import check_stored
 from .errors import UserError
 from .files import checksum, fingerprint, read_json, write_atomically, write_text
 from .optim import AdamW
+
+LENGTH = ("num_train_epochs", "max_steps")
+MAY_DIFFER = (*LENGTH, "resume", "overwrite", "output_dir", "logging_steps", "save_steps", "save_minutes", "eval_batch_size")
 
 
 def gather(model: nn.Module, optimizer: AdamW, best: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -26,7 +33,12 @@ def gather(model: nn.Module, optimizer: AdamW, best: dict[str, Tensor]) -> dict[
 
 
 def put_back(tensors: dict[str, Tensor], model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
-    """The inverse of `gather`; returns the best weights so far."""
+    """The inverse of `gather`; returns the best weights so far. Raises `UserError` when they are of another model."""
+    shapes = {f"model/{name}": p.shape for name, p in model.named_parameters()}
+    if shapes != {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model/")}:
+        raise UserError(
+            "--resume: the checkpoint is of a model of other sizes: what --model names has changed; start anew: --overwrite"
+        )
     for name, p in model.named_parameters():
         p.data.copy_(tensors[f"model/{name}"])
         for key in ("exp_avg", "exp_avg_sq", "master"):
@@ -80,3 +92,43 @@ def newest_checkpoint(checkpoints: Path, say: Callable[[str], None]) -> tuple[di
                 "one before"
             ) from None
     return None
+
+
+def asks_for_no_more(arguments, record) -> bool:
+    """Whether a finished run is as long as `arguments` ask for, if they do. `record`: its flags, as run.json has them."""
+    if not isinstance(record, dict):
+        return False
+    if arguments.max_steps:
+        return record.get("max_steps") == arguments.max_steps
+    epochs = arguments.num_train_epochs
+    return epochs is None or (record.get("num_train_epochs"), record.get("max_steps")) == (epochs, None)
+
+
+def resumed_arguments(arguments, path: Path):
+    """`arguments`, with what the run at `path` (its arguments.json) resolved of each `auto`, and with its length when none
+    is asked for. Raises `UserError` when a flag would make it another run, or a shorter one.
+    """
+    stored = check_stored(type(arguments), read_json(path), path)
+    if not any(getattr(arguments, name) for name in LENGTH):
+        arguments = dataclasses.replace(arguments, **{name: stored.get(name) for name in LENGTH})
+    flags = dataclasses.asdict(arguments)
+    if unknown := stored.keys() - flags.keys():
+        raise UserError(f"--resume: the run has --{min(unknown)}, which is no flag of this script; use another --output_dir")
+    for name, value in flags.items():
+        was = stored.get(name, getattr(type(arguments), name))  # a flag that is newer than the run
+        if name in ("device", "precision") and value == "auto":
+            arguments = dataclasses.replace(arguments, **{name: was})
+        elif name not in MAY_DIFFER and value != was:
+            raise UserError(f"--resume: the run has --{name} {was}, not {value}; leave it so, or use another --output_dir")
+        elif name in LENGTH and None not in (was, value) and value < was:
+            raise UserError(f"--resume: --{name} {value} is less than the run's {was}; it may only grow")
+        elif name == "max_steps" and value is not None and was is None:
+            raise UserError(
+                f"--resume: the run has --num_train_epochs {stored.get('num_train_epochs')}, which --max_steps {value} might "
+                "shorten; give more epochs instead"
+            )
+        elif name == "max_steps" and value is None and was is not None:
+            raise UserError(
+                f"--resume: the run was to have --max_steps {was}; give that or more, or leave --num_train_epochs out, too"
+            )
+    return arguments

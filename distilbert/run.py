@@ -9,6 +9,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .card import model_card
-from .cli import check_stored
 from .curves import draw_curves
 from .directory import Directory, without_paths
 from .distributed import Workers
@@ -28,13 +28,11 @@ from .fast import tune_process
 from .files import fingerprint, finite, read_json, write_json, write_text
 from .optim import AdamW
 from .precision import Precision
-from .resume import gather, newest_checkpoint, put_back, write_checkpoint
+from .resume import asks_for_no_more, gather, newest_checkpoint, put_back, resumed_arguments, write_checkpoint
 from .start import machine, revision
 from .tokenizer import Tokenizer
 
 SKIPS_ALLOWED = 20
-MAY_GROW = ("num_train_epochs", "max_steps")
-MAY_DIFFER = (*MAY_GROW, "resume", "overwrite", "output_dir", "logging_steps", "save_steps", "save_minutes")
 
 
 @dataclasses.dataclass
@@ -50,6 +48,7 @@ class Progress:
     log_bytes: int = 0  # how long log.jsonl was
     fingerprint: str = ""  # of the texts
     labels_fingerprint: str = ""  # and of their labels, part by part
+    tokenizer_fingerprint: str = ""
     revision: str = ""  # of the weights it started from
     best: dict = dataclasses.field(default_factory=dict)  # step, score and metrics of the best validation
     loss: float = 0.0  # this and the rest: sums since the last line of the log
@@ -99,17 +98,10 @@ class Run:
         path = self.directory / "run.json"
         if not (self.arguments.resume and path.exists()):
             return False
-        was = read_json(path).get("arguments")
-        if not isinstance(was, dict):
-            return False
-        epochs, steps = (getattr(self.arguments, name) for name in MAY_GROW)
-        if steps:
-            same = was.get("max_steps") == steps
-        else:
-            same = epochs is None or (was.get("num_train_epochs"), was.get("max_steps")) == (epochs, None)
-        if same and self.place.arguments.exists():  # another recipe is refused here as it is in the middle of a run
-            self._take_over(check_stored(type(self.arguments), read_json(self.place.arguments), self.place.arguments))
-        return same
+        done = asks_for_no_more(self.arguments, read_json(path).get("arguments"))
+        if done and self.place.arguments.exists():  # another recipe is refused here as it is in the middle of a run
+            resumed_arguments(self.arguments, self.place.arguments)
+        return done
 
     def begin(self) -> dict[str, Tensor] | None:
         """The tensors of the checkpoint to go on from, or None for a fresh start; resolves every `auto`. Changes no file.
@@ -119,18 +111,21 @@ class Run:
         """
         stored = self.place.arguments
         going_on = self.arguments.resume and stored.exists()
-        if self.place.occupied() and not (self.arguments.overwrite or going_on) and self.workers.rank == 0:
-            on = "It has no checkpoint to --resume" if self.arguments.resume else "To go on with a run: --resume"
-            raise UserError(
-                f"--output_dir {self.directory} already holds a run, or files that a run would replace. {on}; "
-                "to replace what is there: --overwrite; or choose another directory"
-            )
+        on = "It has no checkpoint to --resume" if self.arguments.resume else "To go on with a run: --resume"
+        occupied = UserError(
+            f"--output_dir {self.directory} already holds a run, or files that a run would replace. {on}; "
+            "to replace what is there: --overwrite; or choose another directory"
+        )
+        if self.place.occupied() and not (self.arguments.overwrite or going_on):
+            raise occupied
         tensors = None
         if going_on:
-            self._take_over(check_stored(type(self.arguments), read_json(stored), stored))
+            self.arguments = resumed_arguments(self.arguments, stored)
             if found := newest_checkpoint(self.checkpoints, self.say):
                 tensors, state = found
                 self.progress, self.scaler_state = self._progress_of(state), state["scaler"]
+            elif (self.directory / "run.json").exists() and not self.arguments.overwrite:
+                raise occupied
             if self.arguments.max_steps is not None and self.arguments.max_steps < self.progress.step:
                 raise UserError(f"--resume: --max_steps {self.arguments.max_steps}, but {self.progress.step} steps are done")
         if self.arguments.resume:
@@ -138,7 +133,9 @@ class Run:
                 f"resuming after step {self.progress.step}" if tensors else f"no checkpoint in {self.directory}: starting fresh"
             )
             self.say(at)
-        self.workers.total(0)  # nobody writes before everybody has read
+        step = self.progress.step
+        if self.workers.largest(step) != -self.workers.largest(-step):  # asking, all wait: nobody writes before all have read
+            raise UserError("--resume: not every process finds this checkpoint; --output_dir must be on a disk that all share")
         tune_process()
         try:
             precision = Precision.choose(self.arguments.device, self.arguments.precision)
@@ -156,28 +153,6 @@ class Run:
         except TypeError:
             raise UserError(f"{self.checkpoints}: of another version of this project; start anew: --overwrite") from None
 
-    def _take_over(self, stored: dict) -> None:
-        """Keeps what the run resolved, and its length when none is asked for; refuses what would make it another run."""
-        if not any(getattr(self.arguments, name) for name in MAY_GROW):
-            self.arguments = dataclasses.replace(self.arguments, **{name: stored.get(name) for name in MAY_GROW})
-        flags = dataclasses.asdict(self.arguments)
-        if unknown := stored.keys() - flags.keys():
-            raise UserError(
-                f"--resume: the run has --{min(unknown)}, which is no flag of this script; use another --output_dir"
-            )
-        for name, value in flags.items():
-            was = stored.get(name, getattr(type(self.arguments), name))  # a flag that is newer than the run
-            if name in ("device", "precision") and value == "auto":
-                self.arguments = dataclasses.replace(self.arguments, **{name: was})
-            elif name not in MAY_DIFFER and value != was:
-                raise UserError(f"--resume: the run has --{name} {was}, not {value}; leave it so, or use another --output_dir")
-            elif name in MAY_GROW and None not in (was, value) and value < was:
-                raise UserError(f"--resume: --{name} {value} is less than the run's {was}; it may only grow")
-            elif name == "max_steps" and value is None and was is not None:
-                raise UserError(
-                    f"--resume: the run was to have --max_steps {was}; give that or more, or leave --num_train_epochs out, too"
-                )
-
     def settle(self, epochs: int):
         """The arguments, with `epochs` for --num_train_epochs where the command line leaves it open: from here on the run's."""
         if self.arguments.num_train_epochs is None:
@@ -190,15 +165,18 @@ class Run:
         From here on the directory is this run's: a former one is cleared away, or the log cut back to the checkpoint.
         """
         self.progress.revision = self.progress.revision or revision(self.arguments.model)  # later it may be another one
+        best = put_back(tensors, model, optimizer) if tensors else {}
         if self.workers.rank == 0:
             self.place.clear(self.arguments.model, tensors is None, self.progress.step, self.progress.log_bytes)
             write_json(self.place.arguments, dataclasses.asdict(self.arguments))
         if self.scaler_state:
             scaler.load_state_dict(self.scaler_state)
-        return put_back(tensors, model, optimizer) if tensors else {}
+        return best
 
-    def describe(self, parts: dict, dropped: int, lengths: np.ndarray, precision: Precision) -> None:
-        """Says what is about to be trained on. Raises `UserError` when a resumed run would go on with other texts."""
+    def describe(self, parts: dict, dropped: int, lengths: np.ndarray, precision: Precision, identity: str) -> None:
+        """Says what is about to be trained on. Raises `UserError` when a resumed run would go on with other texts, or with
+        another tokenizer (`identity`: what stands for it), to which the weights' ids mean nothing.
+        """
         texts = fingerprint(text for part in parts.values() for text in part.texts)
         labels = fingerprint(f"{name} {label}" for name, part in parts.items() for label in part.labels)
         p = self.progress
@@ -206,7 +184,10 @@ class Run:
             raise UserError(
                 f"--resume: the texts or labels of --data {self.arguments.data} have changed; use another --output_dir"
             )
-        p.fingerprint, p.labels_fingerprint = texts, labels
+        pieces = fingerprint([identity])
+        if p.step and p.tokenizer_fingerprint not in ("", pieces):
+            raise UserError(f"--resume: the tokenizer of --model {self.arguments.model} has changed; use another --output_dir")
+        p.fingerprint, p.labels_fingerprint, p.tokenizer_fingerprint = texts, labels, pieces
         sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
         self.say(f"{self.arguments.data}: {sizes}; {dropped} dropped that also stand in validation or test")
         self.say(f"{lengths.mean():.0f} tokens a sequence on average, once cut, {precision.kind} on {precision.device}")
@@ -334,6 +315,8 @@ class Run:
         self.saved_at = time.monotonic()
         if self.workers.rank:
             return
+        with open(self.place.log, "ab") as log:
+            os.fsync(log.fileno())  # a checkpoint knows how long the log was, so that it must not outlive it
         state = {"progress": dataclasses.asdict(self.progress), "scaler": scaler.state_dict()}
         write_checkpoint(self.checkpoints, self.progress.step, gather(model, optimizer, best), state)
 
@@ -342,6 +325,7 @@ class Run:
         if ended:  # no step asks any more
             self.stop = self.workers.largest(self.signal)
         if self.stop:
+            self.workers.wait()  # until the first has saved: torchrun ends all of them as soon as one has ended
             self.say(f"saved at step {self.progress.step}. To go on, run the same command with --resume")
             raise SystemExit(128 + self.stop)
 
@@ -356,7 +340,10 @@ class Run:
             return
         model.save_pretrained(self.directory, weights)
         tokenizer.save_pretrained(self.directory, model.config.max_position_embeddings)
-        draw_curves([self.directory], self.directory / "curves.svg")
+        try:
+            draw_curves([self.directory], self.directory / "curves.svg")
+        except UserError as error:  # no picture is worth a run
+            self.say(f"no curves.svg: {error}")
         record = {
             "arguments": without_paths(dataclasses.asdict(self.arguments)),
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "safetensors", "numpy")},

@@ -445,8 +445,8 @@ MUTATIONS = [
     ),
     Mutation(
         "resume-forgets-its-length",
-        "distilbert/run.py",
-        "if not any(getattr(self.arguments, name) for name in MAY_GROW):",
+        "distilbert/resume.py",
+        "if not any(getattr(arguments, name) for name in LENGTH):",
         "if False:",
         "train_cls::resume_without_the_runs_length_keeps_it",
     ),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import safetensors
+import torch
 
 from distilbert.arguments import CLASSIFICATION_PRESETS, MASKED_LM_PRESETS, TrainingArguments
 from distilbert.cli import flag, parse, user_errors
@@ -366,6 +367,23 @@ def test_a_full_disk_is_said_to_be_one_when_it_is_weights_that_do_not_fit(capsys
     assert "disk is full" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GiB)"),
+        MemoryError("Unable to allocate 8.00 GiB for an array"),
+    ],
+)
+def test_a_memory_that_does_not_suffice_is_told_with_the_flags_that_help(capsys, error):
+    with pytest.raises(SystemExit) as ended, user_errors():
+        raise error
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "memory does not suffice" in said and said.count("\n") == 1
+    assert {"--batch_size", "--eval_batch_size", "--max_length"} <= set(said.replace(",", "").split())
+
+
 def test_a_program_whose_streams_are_closed_runs_without_them(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     with user_errors():
@@ -388,6 +406,15 @@ def test_a_file_that_may_not_be_read_is_said_to_be_one(capsys):
     assert capsys.readouterr().err == "error: films.csv: Permission denied\n"
 
 
+@pytest.mark.parametrize(("place", "hint"), [("cache", True), ("cache/tokens/x.npy", True), ("", True), ("other", False)])
+def test_a_cache_that_may_not_be_written_is_told_with_the_way_out(tmp_path, monkeypatch, capsys, place, hint):
+    """Its own folder, what is in it, or the one that it would be made in."""
+    monkeypatch.setenv("DISTILBERT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit), user_errors():
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / place))
+    assert ("DISTILBERT_CACHE names another place" in capsys.readouterr().err) == hint
+
+
 def test_control_c_is_130_without_a_word(capsys):
     with pytest.raises(SystemExit) as ended, user_errors():
         raise KeyboardInterrupt
@@ -408,6 +435,7 @@ def test_a_reader_who_has_gone_ends_a_program_without_a_word(words):
     "error",
     [
         ValueError("a bug"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         OSError(errno.EIO, "Input/output error"),
         safetensors.SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)"),
     ],

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +126,19 @@ def test_a_crash_between_writing_and_renaming_leaves_the_previous_file_whole(tmp
         write_text(tmp_path / "log", "after")
     assert (tmp_path / "log").read_text() == "before"
     assert names(tmp_path) == ["log"]
+
+
+def test_two_writers_of_one_file_on_two_machines_do_not_disturb_each_other(tmp_path):
+    """Which may have the same number there."""
+    path = tmp_path / "file"
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("the first's")
+        write_text(path, "the second's")
+        assert path.read_text() == "the second's"
+
+    write_atomically(path, write)
+    assert path.read_text() == "the first's" and list(tmp_path.iterdir()) == [path]
 
 
 def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):

@@ -5,9 +5,12 @@ import hashlib
 import http.server
 import re
 import socket
+import ssl
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,6 +148,17 @@ def test_any_reply_is_an_answer(status):
         assert hub.answers(f"http://127.0.0.1:{server.server_port}")
 
 
+@pytest.mark.parametrize(
+    ("reason", "answered"), [(ssl.SSLCertVerificationError(1, "unknown CA"), True), (OSError("refused"), False)]
+)
+def test_a_certificate_that_urllib_does_not_trust_is_left_to_the_hubs_client(monkeypatch, reason, answered):
+    def fail(*_, **__):
+        raise urllib.error.URLError(reason)
+
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    assert hub.answers("https://huggingface.co") == answered
+
+
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_endpoint_that_is_no_address_is_not_an_answer():
     assert not hub.answers("hub.local")
@@ -171,6 +185,8 @@ REQUEST = httpx2.Request("GET", "http://hub")
         httpx2.RemoteProtocolError("Server disconnected without sending a response."),
         httpx2.ReadTimeout(""),
         httpx2.ReadError("reset"),
+        ImportError("Using SOCKS proxy, but the 'socksio' package is not installed. Make sure to install it"),
+        RuntimeError("Data processing error: CAS service error"),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -323,6 +323,33 @@ def test_a_checkpoint_is_due_at_epochs_ends_by_steps_by_minutes_and_on_a_signal(
     assert run.checkpoint_is_due(at_an_end=False)
 
 
+def test_a_stopped_worker_ends_after_the_one_that_saves(tmp_path, monkeypatch):
+    """torchrun ends them all as soon as one has ended."""
+    run, waited = Run(arguments(tmp_path)), []
+    monkeypatch.setattr(run.workers, "wait", lambda: waited.append(run.stop))
+    run.exit_if_stopped()
+    assert waited == []
+    run.signal = signal.SIGTERM
+    with pytest.raises(SystemExit):
+        run.exit_if_stopped(ended=True)
+    assert waited == [signal.SIGTERM]
+
+
+def test_processes_that_find_other_checkpoints_are_refused(tmp_path, monkeypatch):
+    run = Run(arguments(tmp_path))
+    monkeypatch.setattr(run.workers, "largest", lambda step: max(step, {0: 7}.get(step, step)))  # elsewhere a run is at step 7
+    with run, pytest.raises(UserError, match="on a disk that all share"):
+        run.begin()
+
+
+def test_every_process_refuses_a_directory_that_is_taken(finished, tmp_path, monkeypatch):
+    """One that went on would wait for the first in vain, and end in a traceback."""
+    run = Run(arguments(shutil.copytree(finished.directory, tmp_path / "run")))
+    monkeypatch.setattr(run.workers, "rank", 1)
+    with pytest.raises(UserError, match="already holds a run"):
+        run.begin()
+
+
 def test_a_signal_counts_once_every_worker_knows_of_it(tmp_path, monkeypatch):
     run = Run(arguments(tmp_path))
     run.signal = signal.SIGTERM  # it came after this step's checkpoint: the others go on, and so does this one
@@ -578,6 +605,45 @@ def test_a_record_names_a_hub_id_whole_and_of_a_path_the_last_part(model, kept):
     flags = vars(train_cls.Arguments(model=model, data="/home/me/films.csv", output_dir="runs/cls"))
     found = without_paths(flags)
     assert (found["model"], found["data"], found["output_dir"]) == (kept, "films.csv", "cls")
+
+
+def test_the_log_is_on_the_disk_before_the_checkpoint_that_knows_its_length(tmp_path, monkeypatch):
+    with Run(arguments(tmp_path)) as run:
+        parts, done = opened(run), []
+        monkeypatch.setattr("distilbert.run.os.fsync", lambda _: done.append("log"))
+        monkeypatch.setattr("distilbert.run.write_checkpoint", lambda *_: done.append("checkpoint"))
+        run.save(*parts, {})
+    assert done == ["log", "checkpoint"]
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-20], lambda raw: raw[:-20] + b"\0" * 20], ids=["cut", "zeros"])
+def test_resume_after_a_power_cut_goes_on_behind_the_last_whole_line(finished, tmp_path, damage):
+    shutil.copytree(finished.directory, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    (tmp_path / "run" / "log.jsonl").write_bytes(damage((tmp_path / "run" / "log.jsonl").read_bytes()))
+    train_cls.main([*finished.flags, "--output_dir", str(tmp_path / "run"), "--resume", "--num_train_epochs", "4"])
+    assert log(tmp_path / "run")[-1]["epoch"] == 4 and len(log(tmp_path / "run")) > len(log(finished.directory))
+
+
+def test_a_run_is_finished_where_its_curves_cannot_be_drawn(finished, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise UserError("log.jsonl: not a whole log")
+
+    monkeypatch.setattr("distilbert.run.draw_curves", fail)
+    train_cls.main([*finished.flags, "--output_dir", str(tmp_path / "run"), "--max_steps", "1"])
+    assert (tmp_path / "run" / "run.json").exists() and "no curves.svg: log.jsonl: not a whole log" in capsys.readouterr().out
+
+
+def test_a_run_that_is_being_replaced_is_no_finished_run_from_the_first_moment(finished, tmp_path, monkeypatch):
+    run = shutil.copytree(finished.directory, tmp_path / "run")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distilbert.directory.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_cls.main([*finished.flags, "--output_dir", str(run), "--overwrite"])
+    assert not (run / "run.json").exists() and list(run.glob("checkpoint/step-*"))
 
 
 def test_resume_without_its_log_gives_a_log_that_can_be_read(finished, tmp_path):

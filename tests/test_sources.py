@@ -441,6 +441,15 @@ def test_csv_fields_may_hold_commas_quotes_and_newlines(tmp_path):
     assert part.labels.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize(("kind", "gap"), [("csv", ", "), ("tsv", " \t")])
+def test_blanks_around_a_columns_name_are_no_part_of_it(tmp_path, kind, gap):
+    """A column split that was not found would put its test texts into training."""
+    line = gap.strip(" ")
+    rows = ["text", "label", "split"], ["good", "1", "train"], ["bad", "0", "test"]
+    data = write(tmp_path / f"a.{kind}", "\n".join([gap.join(rows[0]), *(line.join(row) for row in rows[1:])]) + "\n")
+    assert {name: part.texts for name, part in load(data).items()} == {"train": ["good"], "test": ["bad"]}
+
+
 def test_tsv_quotes_nothing(tmp_path):
     data = write(tmp_path / "a.tsv", 'text\tlabel\n"Go" he said\t1\n"a quote that never ends, and a comma\t0\nit\'s "\t1\n')
     part = load(data, whole_tables=True)["test"]

@@ -488,6 +488,43 @@ def test_fewer_steps_than_a_run_has_made_are_refused(train):
         train("run", "--resume", "--max_steps", 3)
 
 
+def test_a_length_in_epochs_does_not_become_one_in_steps(train, monkeypatch):
+    """Which might be a shorter one, with another schedule."""
+    train_and_die(train, monkeypatch, 1)
+    with pytest.raises(UserError, match="the run has --num_train_epochs 2, which --max_steps 5 might shorten"):
+        train("cut", "--resume", "--max_steps", 5)
+
+
+def test_a_finished_run_whose_checkpoints_are_gone_is_not_replaced_unasked(finished, tmp_path):
+    run = shutil.copytree(finished.directory, tmp_path / "run")
+    for step in run.glob("checkpoint/step-*"):
+        shutil.rmtree(step)
+    flags = [*finished.flags, "--output_dir", str(run), "--num_train_epochs", "9", "--resume"]
+    with pytest.raises(UserError, match="has no checkpoint to --resume"):
+        train_cls.main(flags)
+    assert (run / "model.safetensors").exists() and (run / "run.json").exists()
+    (run / "run.json").unlink()  # what is left is a run that was killed before its first checkpoint
+    train_cls.main([*finished.flags, "--output_dir", str(run), "--resume"])
+
+
+@pytest.mark.parametrize("changed", ["sizes", "tokenizer"])
+def test_resume_from_a_start_that_has_changed_is_refused_and_nothing_changes(finished, tmp_path, train, monkeypatch, changed):
+    start = shutil.copytree(finished.directory, tmp_path / "start")
+    train_and_die(train, monkeypatch, 1, "--model", start)
+    tokenizer = Tokenizer.from_pretrained(start)
+    vocabulary = sorted(tokenizer.backend.get_vocab(), key=tokenizer.backend.token_to_id)
+    if changed == "tokenizer":
+        Tokenizer.from_vocabulary([*vocabulary[:5], *reversed(vocabulary[5:])]).save_pretrained(start, 512)
+    else:
+        model = DistilBertForSequenceClassification.from_pretrained(start)
+        DistilBertForSequenceClassification(model.config.replace(n_layers=1)).save_pretrained(start)
+    before = {path: path.read_bytes() for path in (tmp_path / "cut").rglob("*") if path.is_file()}
+    said = {"sizes": "of a model of other sizes", "tokenizer": "the tokenizer of --model .* has changed"}[changed]
+    with pytest.raises(UserError, match=f"--resume: .*{said}"):
+        train("cut", "--model", start, "--resume")
+    assert {path: path.read_bytes() for path in (tmp_path / "cut").rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize(
     "flags",
     ["--learning_rate 1e-3", "--batch_size 6", "--seed 1", "--precision bf16", "--train_size 25", "--dropout 0.5"],
@@ -526,7 +563,7 @@ def test_resume_may_change_what_is_only_reported_and_keeps_what_auto_meant(train
         train_and_die(train, monkeypatch, 1, "--precision", "auto", "--device", "auto", "--overwrite")
         assert arguments(tmp_path / "cut")["precision"] == name and arguments(tmp_path / "cut")["device"] == "cpu"
         monkeypatch.setattr("distilbert.precision.fast_bf16", lambda _, fast=fast: not fast)
-        changed = ["--logging_steps", 1, "--save_steps", 1, "--save_minutes", 0]
+        changed = ["--logging_steps", 1, "--save_steps", 1, "--save_minutes", 0, "--eval_batch_size", 5]
         train("cut", "--precision", "auto", "--device", "auto", "--resume", *changed)
         assert record(tmp_path / "cut")["arguments"]["precision"] == name
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import train_cls
 import train_mlm
 from data.mlm import mask_tokens, masked_batch
-from distilbert import DistilBertForMaskedLM, Tokenizer
+from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, Tokenizer
 from distilbert.errors import UserError
 from distilbert.metrics import masked_lm_metrics
 from distilbert.predict import fill_mask, masked_lm_totals
@@ -256,6 +256,29 @@ def test_texts_of_which_nothing_can_be_hidden_are_refused_before_the_run_begins(
             ["--model", str(adapted), "--data", str(data), "--max_length", "32", "--output_dir", str(tmp_path / "run")]
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_test_part_of_which_nothing_can_be_hidden_is_refused_too(adapted, tmp_path):
+    rows = [
+        {"text": f"a lovely film {i}" if i < 30 else "映画", "split": ("train", "validation", "test")[i // 15]}
+        for i in range(32)
+    ]
+    data = tmp_path / "films.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    flags = ["--model", str(adapted), "--data", str(data), "--max_length", "32", "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(UserError, match="no token of test is hidden"):
+        train_mlm.main(flags)
+
+
+def test_a_classifier_of_two_classes_can_follow_the_adaptation_of_one_of_three(adapted, corpus, tmp_path):
+    config = json.loads((adapted / "config.json").read_text())
+    three = DistilBertConfig.from_dict(config).replace(id2label={0: "against", 1: "neutral", 2: "for"})
+    DistilBertForSequenceClassification(three).save_pretrained(tmp_path / "three")
+    Tokenizer.from_pretrained(adapted).save_pretrained(tmp_path / "three", 512)
+    flags = [*TINY, "--data", str(corpus), "--max_steps", "1"]
+    train_mlm.main([*flags, "--model", str(tmp_path / "three"), "--output_dir", str(tmp_path / "mlm")])
+    train_cls.main([*flags, "--model", str(tmp_path / "mlm"), "--output_dir", str(tmp_path / "cls")])
+    assert DistilBertForSequenceClassification.from_pretrained(tmp_path / "cls").config.num_labels == 2
 
 
 def test_dropout_is_of_the_adaptation_and_not_of_the_model_that_comes_of_it(adapted, tmp_path, corpus):
