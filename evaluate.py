@@ -28,7 +28,7 @@ class Arguments:
     device: str = flag("auto", "where to compute; auto: a CUDA GPU, or else the CPU", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = flag("auto", "number format; auto: bf16 where it is fast", choices=("auto", "fp32", "bf16", "fp16"))
     calibrate: bool = flag(
-        False, "fit a temperature on validation; where this measures the run's own test, distilbert.look will obey it"
+        False, "fit a temperature on validation; distilbert.look applies it, if it was the run's own test that this measured"
     )
     errors: int = flag(0, "list so many of the most confident mistakes, and accuracy by kind of text", low=0)
     text: str | None = flag(None, "judge this text instead of measuring")
@@ -46,6 +46,7 @@ from data.formats import LABELS
 from data.sources import Part, check_classes, load, prepare
 from distilbert.calibration import LEAST, MOST, fit_temperature
 from distilbert.curves import draw_judgements
+from distilbert.directory import bare_name
 from distilbert.errors import UserError
 from distilbert.fast import tune_process
 from distilbert.files import read_json, write_json
@@ -56,7 +57,6 @@ from distilbert.precision import Precision
 from distilbert.predict import check_pair, predict_logits
 from distilbert.tokenizer import Tokenizer
 
-ENDINGS = re.compile(r"\.(tar\.gz|tgz|tar|zip|jsonl|csv|tsv)$")
 NEGATION = re.compile(r"\b(not|no|never|nothing|nobody|none|hardly|without|cannot|\w+n't)\b", re.IGNORECASE)
 
 
@@ -98,7 +98,14 @@ def main(argv: list[str] | None = None) -> None:
 
     data = args.data or own.get("data", "sample")
     on_own = same_data(data, own.get("data", ""))
-    split, same = args.split or own.get("split", "official"), own if on_own else {}
+    own_split, same = own.get("split", "official"), own if on_own else {}
+    split = args.split or own_split
+    held = args.part == "validation" or args.calibrate or own_split == "seed-a"  # which holds out a part of the official test
+    if on_own and split != own_split and held:
+        raise UserError(
+            f"--split {split}: {args.model} was made with --split {own_split}, so some of these reviews are ones that it was "
+            "trained or chosen on; leave --split out"
+        )
     parts = load(data, split, own.get("keep_breaks", False), whole_tables=not on_own)
     sizes = {"train_size": same.get("train_size"), "eval_size": same.get("eval_size")}
     if args.eval_size:
@@ -117,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
 
     logits, part = judge(args.part)
     metrics = classification_metrics(logits, part.labels)
-    name = ENDINGS.sub("", Path(os.path.abspath(data)).name)
+    name = bare_name(data)
     stem = f"eval-{name}" if args.part == "test" else f"eval-{name}-{args.part}"
     print_metrics(f"{args.model} on {name} ({args.part}, up to {max_length} tokens)", metrics)
     how = {"data": name, "split": split, "part": args.part, "max_length": max_length, "truncation": truncation}

@@ -10,16 +10,20 @@ class TrainingArguments:
     # text and weights
     model: str = flag("minilm", "directory, hub id, minilm, distilbert-base-uncased, scratch or scratch-tiny")
     data: str = flag("sample", "sample, imdb, or a path: aclImdb_v1.tar.gz, aclImdb/, .jsonl, .csv, .tsv, .txt (masked LM)")
-    split: str = flag("official", "how IMDb is cut into parts", choices=("official", "seed-a", "seed-b"))
+    split: str = flag(
+        "official",
+        "how IMDb is cut: a tenth of train for validation, or as published",
+        choices=("official", "seed-a", "seed-b"),
+    )
     keep_duplicates: bool = flag(False, "keep training texts that are also in validation or test")
     keep_breaks: bool = flag(False, "keep <br /> as it is instead of making it a line break")
-    train_size: int | None = flag(None, "stratified subset of the training part", low=1)
-    eval_size: int | None = flag(None, "stratified subset of validation and of test each", low=1)
+    train_size: int | None = flag(None, "so many training texts, classes in proportion (default: all)", low=1)
+    eval_size: int | None = flag(None, "so many texts of validation and of test each, likewise (default: all)", low=1)
     # where the run lives
     preset: str = flag("", "a published recipe; explicit flags win over it")
     output_dir: str = flag("", "the run directory")
     overwrite: bool = flag(False, "replace the run that is in output_dir")
-    resume: bool = flag(False, "go on from the last checkpoint in output_dir")
+    resume: bool = flag(False, "go on from the last checkpoint in output_dir; give the run's other flags again")
     seed: int = flag(0, "of the order of batches, dropout, fresh weights, subsets, hidden words", low=0, high=2**31 - 1)
     # machine
     device: str = flag("auto", "where to compute; auto: a CUDA GPU, or else the CPU", choices=("auto", "cpu", "cuda", "mps"))
@@ -31,13 +35,13 @@ class TrainingArguments:
     eval_batch_size: int = flag(64, "examples of one forward in evaluation", low=1, high=65_536)
     gradient_accumulation_steps: int = flag(1, "forwards for one optimizer step", low=1, high=65_536)
     learning_rate: float = flag(1e-4, "peak rate of AdamW", low=0.0, high=1.0)
-    weight_decay: float = flag(0.01, "of matrices, per unit of rate", low=0.0, high=1.0)
+    weight_decay: float = flag(0.01, "each step shrinks the matrices by this times the rate", low=0.0, high=1.0)
     decay_all: bool = flag(False, "decay biases and norms too, as the preset dapt-imdb does")
     warmup_ratio: float = flag(0.1, "part of the steps over which the rate rises", low=0.0, high=1.0)
     lr_scheduler_type: str = flag("linear", "after the warmup", choices=("linear", "constant_with_warmup"))
     min_lr_ratio: float = flag(0.0, "least multiple of the rate after the warmup", low=0.0, high=1.0)
     max_grad_norm: float = flag(1.0, "clip the joint gradient norm to this (0: do not clip)", low=0.0)
-    layer_decay: float = flag(1.0, "multiply the rate by this for each block further down", low=0.01, high=1.0)
+    layer_decay: float = flag(1.0, "multiply the rate by this for each block further from the head", low=0.01, high=1.0)
     dropout: float | None = flag(None, "of every dropout, the head's too (default: the model's)", low=0.0, high=0.9)
     batching: str = flag("length", "batches of similar length, or at random", choices=("length", "random"))
     max_length: int = flag(256, "tokens of a sequence, [CLS] and [SEP] included", low=3, high=32_768)

@@ -142,9 +142,9 @@ class Pretrained:
         tensors = to_theirs(name_map(type(self).__name__, config), ours)
         if type(self).__name__ == "DistilBertForSequenceClassification" and config.classifier_head == "linear":
             tensors = foreign.linear_head_as_transformers(tensors, config.n_layers)
-        write_json(directory / "config.json", config.to_dict(type(self).__name__))
         write = partial(safetensors.torch.save_file, tensors, metadata={"format": "pt"})
-        write_atomically(directory / "model.safetensors", write)
+        write_atomically(directory / "model.safetensors", write)  # first, as it takes long: no old weights beside a new config
+        write_json(directory / "config.json", config.to_dict(type(self).__name__))
 
 
 def check_tensors(rows: list[Row], tensors: dict[str, Tensor], shapes: dict, called: dict[str, str], directory: Path) -> None:
@@ -183,8 +183,9 @@ def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor
     if decoder is not None and words is not None and not foreign.equal(decoder, words):
         raise UserError(f"{directory}: vocab_projector.weight differs from the word embeddings; this model ties the two")
     if any(task in str(raw.get("architectures")) for task in foreign.OTHER_TASKS):  # whose tensors have our heads' names
+        theirs = [name for name in tensors if name.startswith(("classifier.", "pre_classifier."))]
+        tensors, called = ({name: x for name, x in named.items() if name not in theirs} for named in (tensors, called))
         config = config.replace(id2label=DistilBertConfig().id2label)
-        tensors = {name: t for name, t in tensors.items() if not name.startswith(("classifier.", "pre_classifier."))}
     if not any(name.startswith("pre_classifier.") for name in tensors) and "classifier.weight" in tensors:
         config = config.replace(classifier_head="linear", seq_classif_dropout=0.1)
     return config, tensors, called

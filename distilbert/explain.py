@@ -33,7 +33,7 @@ def log_odds(logits: Tensor) -> Tensor:
 
 
 def attention_weights(attention: Attention, x: Tensor) -> Tensor:
-    """softmax(Q·Kᵀ / √K) of the sequences x (B, T, D), without mask and dropout -> (B, H, T, T); rows sum to one."""
+    """softmax(q·kᵀ / √K) of the sequences x (B, T, D), without mask and dropout -> (B, H, T, T); rows sum to one."""
     q, k, _ = attention.qkv(x).chunk(3, dim=2)  # (B, T, D)
     q, k = attention.split_heads(q), attention.split_heads(k)  # (B, H, T, K)
     return torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[3]), dim=3)  # (B, H, T, T)
@@ -89,7 +89,8 @@ def integrated_gradients(
     model.eval()
     try:
         gradients = torch.zeros_like(text)
-        for alphas in ((torch.arange(steps, dtype=text.dtype) + 0.5) / steps).split(8):  # 8: a batch that fits anywhere
+        middles = (torch.arange(steps, dtype=text.dtype, device=text.device) + 0.5) / steps
+        for alphas in middles.split(8):  # a batch that fits anywhere
             points = (baseline + alphas[:, None, None] * (text - baseline)).requires_grad_()  # (S, T, D)
             (gradient,) = torch.autograd.grad(decide(points).sum(), points)  # (S, T, D)
             gradients += gradient.sum(dim=0) / steps

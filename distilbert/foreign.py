@@ -104,10 +104,12 @@ def equal(one: Tensor, other: Tensor) -> bool:
 
 
 def config_of_bert(raw: dict) -> dict:
-    """The content of a BERT's config.json as a DistilBERT's; any other comes back as it is."""
+    """The content of a BERT's config.json as a DistilBERT's; any other comes back as it is. Its classes' names go, as their
+    classifier does.
+    """
     if raw.get("model_type") != "bert":
         return raw
-    return {BERT_CONFIG.get(key, key): value for key, value in raw.items()} | {"model_type": "distilbert"}
+    return {BERT_CONFIG.get(key, key): value for key, value in raw.items() if key != "id2label"} | {"model_type": "distilbert"}
 
 
 def is_bert(names: Iterable[str]) -> bool:

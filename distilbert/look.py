@@ -160,7 +160,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.serve:
         return serve(lambda text: shown(reader, text), args.text, args.port)
     data = reader.look(args.text)
-    write_text(Path(args.output).resolve(), page(data))  # a link stays one, as /dev/stdout is
+    output = Path(args.output)
+    file = output.is_file() or not output.exists()  # and no pipe, as /dev/stdout may be: its resolved name would open nothing
+    write_text(output.resolve() if file else output, page(data))  # a link stays one
     print(printable(f"{data['label']} {data['confidence']:.3f}  wrote {args.output}"))
 
 

@@ -74,7 +74,7 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    """softmax(Q·Kᵀ / √K)·V in each of H heads, then one Linear over the heads side by side (Vaswani, 3.2).
+    """softmax(q·kᵀ / √K)·v in each of H heads, then one Linear over the heads side by side (Vaswani, 3.2).
 
     Every query asks every key of its sequence "how much do you concern me?"; the softmax makes the answers weights,
     and the values are averaged with them. √K keeps the scores' spread near one: a sum of K products of independent numbers

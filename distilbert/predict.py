@@ -46,6 +46,8 @@ def check_pair(model: nn.Module, tokenizer) -> None:
 
 def batches_to_judge(sequences: Sequence[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
     """`by_length`'s batches. What takes long says how far it is: a bar on a terminal, a line a minute elsewhere."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}, expected at least 1")
     lengths = np.array([len(sequence) for sequence in sequences])
     terminal, started = sys.stderr.isatty(), time.monotonic()
     said, done, total = started, 0, int(lengths.sum())
@@ -119,7 +121,8 @@ def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list
         where = f"among the first {limit} tokens, which are what the model reads, of" if ids.shape[1] == limit else "in"
         raise UserError(f'no [MASK] {where} {text[:60]!r}; write for example "The acting was [MASK]."')
     with evaluating(model):
-        probabilities, pieces = model(ids)[0, masked].float().softmax(dim=1).topk(top)
+        logits = model(ids.to(next(model.parameters()).device))[0].cpu()  # (T, V)
+        probabilities, pieces = logits[masked].float().softmax(dim=1).topk(top)
     return [
         [(tokenizer.backend.id_to_token(int(piece)), float(p)) for piece, p in zip(*row, strict=True)]
         for row in zip(pieces, probabilities, strict=True)

@@ -42,8 +42,8 @@ def starting_point(model_class, args, texts: list[str], **changes):
         raise UserError(f"--model {args.model}: {error}") from None
     if "classifier_head" in changes and model.config.num_labels != 2:
         raise UserError(f"--model {args.model} tells {model.config.num_labels} classes apart; these labels are of two classes")
-    if "classifier_head" in changes:  # the checkpoint may call class 0 POSITIVE: what it learns here is ours
-        model.config = model.config.replace(id2label=DistilBertConfig().id2label)
+    # a checkpoint may call class 0 POSITIVE, where what it learns here is ours; or name three, which no masked LM learns
+    model.config = model.config.replace(id2label=DistilBertConfig().id2label)
     if args.max_length > model.config.max_position_embeddings:
         limit = model.config.max_position_embeddings
         raise UserError(f"--max_length {args.max_length} exceeds the model's {limit} positions; use --max_length {limit}")

@@ -105,6 +105,8 @@ class Tokenizer:
 
     def encode_batch(self, texts: list[str], max_length: int | None = None) -> list[list[int]]:
         """The same for each text, uncut if max_length is None. Raises `UserError` for one that UTF-8 can't hold."""
+        if max_length is not None and max_length < 2:
+            raise UserError(f"max_length is {max_length}, expected 2 at least, for [CLS] and [SEP]")
         encoded = [encoding.ids for encoding in self.backend.encode_batch_fast(list(map(readable, texts)))]
         if max_length is None:
             return encoded

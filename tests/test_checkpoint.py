@@ -30,10 +30,10 @@ def written_by_transformers(directory, architecture="DistilBertForSequenceClassi
     return directory, theirs.double()
 
 
-def bert_written_by_transformers(directory, architecture):
+def bert_written_by_transformers(directory, architecture, **changes):
     """The same of the BERT family. The classes are two, as in every config.json that does not name its classes."""
     sizes = {"hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 2}
-    config = transformers.BertConfig(vocab_size=61, max_position_embeddings=17, **sizes)
+    config = transformers.BertConfig(vocab_size=61, max_position_embeddings=17, **sizes, **changes)
     theirs = randomise(getattr(transformers, architecture)(config).eval())
     theirs.save_pretrained(directory)
     return directory, theirs.double()
@@ -155,6 +155,12 @@ def test_the_listing_of_a_masked_lm_knows_the_tied_decoder(tmp_path):
     safetensors.torch.save_file(tensors | {"vocab_projector.weight": tensors[WORDS].clone()}, tmp_path / "model.safetensors")
     lines = listed(tmp_path)
     assert lines["vocab_projector.weight"] == "the word embeddings again" and lines["vocab_projector.bias"] == "head.bias"
+
+
+def test_the_listing_does_not_take_another_tasks_head_for_ours(tmp_path):
+    written_by_transformers(tmp_path, "DistilBertForTokenClassification")
+    lines = listed(tmp_path)
+    assert lines["classifier.weight"] == "(not used)" and lines[LIN1] == "encoder.blocks.1.feed_forward.expand.weight"
 
 
 # ---- what transformers writes, we read
@@ -447,6 +453,19 @@ def test_a_head_of_another_kind_than_asked_for_is_made_fresh(tmp_path, capsys, s
     assert not again.head_is_fresh
 
 
+def test_a_config_is_never_newer_than_its_weights(tmp_path, monkeypatch):
+    """Weights take long to write: whoever is killed meanwhile leaves a model that can be read."""
+    our_model(CLASSIFIER, "pre_classifier").save_pretrained(tmp_path)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(safetensors.torch, "save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        our_model(CLASSIFIER, "linear").save_pretrained(tmp_path)
+    assert CLASSIFIER.from_pretrained(tmp_path).config.classifier_head == "pre_classifier"
+
+
 def test_changes_override_the_files_configuration(tmp_path):
     directory, _ = written_by_transformers(tmp_path)
     mine = CLASSIFIER.from_pretrained(directory, dropout=0.4, seq_classif_dropout=0.3)
@@ -467,6 +486,15 @@ def test_another_tasks_head_under_our_heads_names_is_ignored_with_its_classes(tm
     directory, _ = written_by_transformers(tmp_path, architecture, id2label={0: "other", 1: "person", 2: "place"})
     mine = CLASSIFIER.from_pretrained(directory)
     assert mine.head_is_fresh and mine.config.id2label == {0: "Negative", 1: "Positive"}
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("model_class", [MODEL, MLM, CLASSIFIER])
+def test_the_classes_of_a_berts_dropped_classifier_are_dropped_with_it(tmp_path, classes, model_class):
+    """Of one class: a BERT that scores pairs of sentences."""
+    bert_written_by_transformers(tmp_path, "BertForSequenceClassification", num_labels=classes)
+    mine = model_class.from_pretrained(tmp_path)
+    assert mine.config.id2label == {0: "Negative", 1: "Positive"} and mine.head_is_fresh == (model_class is not MODEL)
 
 
 HALVES = [

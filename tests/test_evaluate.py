@@ -204,6 +204,21 @@ def test_a_temperature_is_not_measured_on_the_texts_it_is_fitted_on(run):
         measure(run, "--calibrate", "--part", "validation")
 
 
+@pytest.mark.parametrize(
+    ("made", "flags"), [("seed-b", ("--part", "validation")), ("seed-b", ("--calibrate",)), ("seed-a", ())], ids=str
+)
+def test_another_split_than_the_runs_is_refused_where_it_would_judge_what_was_trained_or_chosen_on(run, made, flags):
+    path = run / "checkpoint" / "arguments.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"split": made}))
+    with pytest.raises(UserError, match=f"--split official.* made with --split {made}.*leave --split out"):
+        measure(run, "--split", "official", *flags)
+    assert measure(run, "--split", made, *flags)["n"] == 16
+
+
+def test_another_splits_test_reviews_are_judged_where_the_run_saw_none_of_them(run):
+    assert measure(run, "--split", "seed-a")["n"] == 16
+
+
 def test_another_file_without_parts_is_measured_whole(run, other):
     found = measure(run, "--data", other)
     assert (run / "eval-other.films.json").exists() and found["n"] == 11

@@ -101,6 +101,12 @@ def test_contributions_add_up_to_the_decision_less_the_baselines(model, ids):
     assert errors[32] < 1e-3 and errors[512] < 1e-6 and errors[512] < errors[32] / 100  # as the square of the step
 
 
+def test_all_is_computed_where_the_model_is(model, ids):
+    with torch.device("meta"):  # where new tensors now go that are not told where
+        contributions, *_ = integrated_gradients(model, ids, PAD)
+    assert contributions.device == ids.device
+
+
 def test_the_two_ends_are_the_decisions_on_pad_and_on_the_text(model, ids):
     _, baseline, decision = integrated_gradients(model, ids, PAD)
     assert baseline == pytest.approx(float(decide(model, blank(ids))), abs=1e-12)

@@ -5,6 +5,7 @@ import dataclasses
 import http.client
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -204,6 +205,17 @@ def test_a_page_is_written_to_where_a_link_leads(finished, tmp_path):
     (tmp_path / "stdout").symlink_to(tmp_path / "page.html")
     main(["lovely", "--model", str(finished.directory), "--output", str(tmp_path / "stdout")])
     assert (tmp_path / "stdout").is_symlink() and "<html" in (tmp_path / "page.html").read_text()
+
+
+def test_a_page_can_be_piped_on(finished):
+    reader, writer = os.pipe()
+    with open(reader, "rb") as pipe, ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read)  # meanwhile: a pipe holds less than a page
+        try:
+            main(["lovely", "--model", str(finished.directory), "--output", f"/dev/fd/{writer}"])
+        finally:
+            os.close(writer)
+        assert b"<html" in read.result() and b"</html>" in read.result()
 
 
 def test_the_command_writes_one_file_and_says_the_verdict(finished, reader, tmp_path, capsys):

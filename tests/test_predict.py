@@ -232,6 +232,25 @@ def test_half_a_character_is_refused_in_a_list_too(model, tokenizer):
         infer_reviews(["good", "half \ud83d"], model, tokenizer)
 
 
+def test_fill_mask_sends_its_ids_to_where_the_model_is(masked_lm, tokenizer, monkeypatch):
+    sent = []
+    monkeypatch.setattr(masked_lm, "forward", lambda ids: sent.append(ids.device.type) or torch.zeros(1, 3, 61))
+    fill_mask("[MASK]", masked_lm.to("meta"), tokenizer)
+    assert sent == ["meta"]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batches_of_nothing_are_refused(model, tokenizer, batch_size):
+    with pytest.raises(UserError, match=f"batch_size is {batch_size}"):
+        infer_reviews(REVIEWS, model, tokenizer, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("max_length", [1, 0, -5])
+def test_a_text_is_not_cut_to_less_than_its_two_ends(model, tokenizer, max_length):
+    with pytest.raises(UserError, match=f"max_length is {max_length}, expected 2"):
+        infer_reviews("Good film!", model, tokenizer, max_length=max_length)
+
+
 def test_fill_mask_leaves_the_models_mode_as_it_was(masked_lm, tokenizer):
     fill_mask("a [MASK]", masked_lm.train(), tokenizer)
     assert masked_lm.training
