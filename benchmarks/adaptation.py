@@ -19,8 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from distilbert.cli import user_errors
-from distilbert.directory import bare_name
-from distilbert.files import read_json, write_atomically, write_json
+from distilbert.files import bare_name, read_json, write_atomically, write_json
 from distilbert.metrics import wilson_interval
 
 ADAPT = ["--max_length", "256", "--batch_size", "32", "--learning_rate", "4e-4", "--eval_size", "500", "--eval_steps", "400"]
@@ -61,7 +60,7 @@ def call(command: list[str]) -> None:
         try:
             status = process.wait()
         except KeyboardInterrupt:  # of which the command knows, too: it ends once its step is saved
-            status = process.wait()
+            status = process.wait() or 130  # perhaps it was at its end, and this experiment is not
     if status:
         sys.exit(status)
 

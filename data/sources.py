@@ -58,7 +58,7 @@ def load(data: str, split: str = "official", keep_breaks: bool = False, whole_ta
         parts = {"test": Part.of(sst2_rows(download(SST2, cache_directory() / "SST-2.zip", md5=SST2_MD5)))}
     elif not os.path.exists(data):  # which, unlike Path's, says no to a name that no file system can hold
         raise UserError(f"--data {data}: no such file, and not one of sample, imdb, sst2")
-    elif path.is_dir() or path.name.endswith((".tar.gz", ".tgz", ".tar")):
+    elif is_imdb(str(path)):
         parts = cut_imdb(read_imdb(path), split)
     elif path.suffix == ".zip":
         parts = {"test": Part.of(sst2_rows(path))}
@@ -70,13 +70,19 @@ def load(data: str, split: str = "official", keep_breaks: bool = False, whole_ta
         raise UserError(f"--data {data}: unknown format; expected .tar.gz, a folder aclImdb/, .zip, .jsonl, .csv, .tsv or .txt")
     for name, part in parts.items():
         if not part.texts:
-            raise UserError(f"--data {data}: the {name} part is empty" + f"; {CUT}" * (name in ("train", "validation")))
+            cut = name in ("train", "validation") and not is_imdb(data)
+            raise UserError(f"--data {data}: the {name} part is empty" + f"; {CUT}" * cut)
         if not keep_breaks:
             part.texts = [text.replace("<br />", "\n") for text in part.texts]
         for text, where in zip(part.texts, part.names, strict=True):
             if not text.strip():
                 raise UserError(f"--data {data}: {where} holds an empty text")
     return parts
+
+
+def is_imdb(data: str) -> bool:
+    """Whether --data names IMDb, which --split cuts: by name, or as a tarball or a folder."""
+    return data == "imdb" or data.endswith((".tar.gz", ".tgz", ".tar")) or Path(data).is_dir() or Path(data).name == "aclImdb"
 
 
 # ---- IMDb: 25,000 labelled reviews to train on, 25,000 to test on, 50,000 unlabelled (Maas et al. 2011)

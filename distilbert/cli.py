@@ -138,9 +138,10 @@ def user_errors():
             said in str(error) for said in ("out of memory", "can't allocate memory")
         ):
             raise
+        said = _harmless(str(error).partition("\n")[0] or "no memory left")
         print(
-            "error: the memory does not suffice; try a smaller --eval_batch_size or --max_length, or in training a smaller "
-            "--batch_size with more --gradient_accumulation_steps",
+            f"error: {said}\nIf it was a batch that did not fit: a smaller --eval_batch_size or --max_length, or in training a "
+            "smaller --batch_size with more --gradient_accumulation_steps",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -149,9 +150,10 @@ def user_errors():
             said = "the disk is full; files written before are whole. Make room and run again, a training with --resume"
         elif getattr(error, "filename", None) is not None:  # no right to read or to write it, a disk that fails
             said = _harmless(f"{error.filename}: {error.strerror}")
-            cache, place = cache_directory(), Path(str(error.filename))
-            if cache == place or cache in place.parents or place in cache.parents:
-                said += "; the environment variable DISTILBERT_CACHE names another place for the cache"
+            with contextlib.suppress(RuntimeError):  # nobody's home
+                cache, place = cache_directory(), Path(str(error.filename))
+                if cache == place or cache in place.parents or place in cache.parents:
+                    said += "; the environment variable DISTILBERT_CACHE names another place for the cache"
         else:
             raise
         print(f"error: {said}", file=sys.stderr)

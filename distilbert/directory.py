@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -54,8 +53,9 @@ class Directory:
         """Whether a run would replace something here."""
         return self.arguments.exists() or bool(saved_steps(self.checkpoints)) or any(any(self.path.glob(w)) for w in WRITTEN)
 
-    def clear(self, model: str, fresh: bool, step: int, log_bytes: int) -> None:
-        """For a fresh run all that a former one left; for one that goes on at `step` what is later, and the log's end.
+    def clear(self, model: str, fresh: bool, step: int, log_bytes: int) -> int:
+        """For a fresh run all that a former one left; for one that goes on at `step` what is later, and the log's end. Returns
+        how long the log is now, in bytes.
 
         Of a fresh run that starts from what is here (`model`, as --model says) the model stays, needed until the end. Raises
         `UserError` when log.jsonl is a link.
@@ -75,15 +75,13 @@ class Directory:
                 path.unlink()
         if self.log.is_symlink():
             raise UserError(f"{self.log}: is a link, expected a file")
-        if not fresh:
-            content = self.log.read_bytes()[:log_bytes] if self.log.exists() else b""
-            with open(self.log, "ab") as log:
-                log.truncate(content.rfind(b"\n") + 1)  # after a power cut it may end within a line
-
-
-def bare_name(data: str) -> str:
-    """What a --data is called in the files of a run: aclImdb_v1 for /data/aclImdb_v1.tar.gz."""
-    return re.sub(r"\.(tar\.gz|tgz|tar|zip|jsonl|csv|tsv)$", "", Path(os.path.abspath(data)).name)
+        if fresh:
+            return 0
+        content = self.log.read_bytes()[:log_bytes] if self.log.exists() else b""
+        whole = content.rfind(b"\n") + 1  # after a power cut it may end within a line
+        with open(self.log, "ab") as log:
+            log.truncate(whole)
+        return whole
 
 
 def without_paths(arguments: dict) -> dict:

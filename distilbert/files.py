@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import secrets
 import time
 import urllib.request
@@ -87,6 +88,11 @@ def remembered(kind: str, source: Path, make: Callable[[], object]) -> object:
         value = make()
         write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8"))
         return value
+
+
+def bare_name(data: str) -> str:
+    """What a --data is called in the files of a run: aclImdb_v1 for /data/aclImdb_v1.tar.gz."""
+    return re.sub(r"\.(tar\.gz|tgz|tar|zip|jsonl|csv|tsv)$", "", Path(os.path.abspath(data)).name)
 
 
 def checksum(path: Path, kind: str = "sha256") -> str:

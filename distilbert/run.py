@@ -117,7 +117,7 @@ class Run:
             "to replace what is there: --overwrite; or choose another directory"
         )
         if self.place.occupied() and not (self.arguments.overwrite or going_on):
-            raise occupied
+            raise occupied if self.workers.rank == 0 else SystemExit(2)  # said once
         tensors = None
         if going_on:
             self.arguments = resumed_arguments(self.arguments, stored)
@@ -125,7 +125,7 @@ class Run:
                 tensors, state = found
                 self.progress, self.scaler_state = self._progress_of(state), state["scaler"]
             elif (self.directory / "run.json").exists() and not self.arguments.overwrite:
-                raise occupied
+                raise occupied if self.workers.rank == 0 else SystemExit(2)
             if self.arguments.max_steps is not None and self.arguments.max_steps < self.progress.step:
                 raise UserError(f"--resume: --max_steps {self.arguments.max_steps}, but {self.progress.step} steps are done")
         if self.arguments.resume:
@@ -167,7 +167,8 @@ class Run:
         self.progress.revision = self.progress.revision or revision(self.arguments.model)  # later it may be another one
         best = put_back(tensors, model, optimizer) if tensors else {}
         if self.workers.rank == 0:
-            self.place.clear(self.arguments.model, tensors is None, self.progress.step, self.progress.log_bytes)
+            p = self.progress
+            p.log_bytes = self.place.clear(self.arguments.model, tensors is None, p.step, p.log_bytes)
             write_json(self.place.arguments, dataclasses.asdict(self.arguments))
         if self.scaler_state:
             scaler.load_state_dict(self.scaler_state)

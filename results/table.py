@@ -59,10 +59,10 @@ def add(run: Path) -> Path:
     encoder = Path(read_json(stored)["model"]) / "run.json" if stored.exists() else None
     if encoder and encoder.exists():
         weights = encoder.with_name("model.safetensors")
-        if weights.exists() and f"sha256:{checksum(weights)}" == record["revision"]:
+        if weights.exists() and f"sha256:{checksum(weights)}" == record.get("revision"):
             record["encoder"] = read_json(encoder)["arguments"]
         else:
-            print(f"{encoder.parent} holds other weights than {run} started from: taken in without its encoder's flags")
+            print(f"{encoder.parent} does not hold the weights that {run} started from: taken in without its encoder's flags")
     write_json(HERE / f"{run.resolve().name}.json", record)
     return HERE / f"{run.resolve().name}.json"
 
@@ -72,7 +72,7 @@ def read_record(path: Path) -> dict:
     record = read_json(path)
     if not all(isinstance(record.get(key), dict) for key in ("arguments", "data", "metrics")):
         raise UserError(f"{path}: no record of a run: expected arguments, data and metrics")
-    if "accuracy" not in record["metrics"].get("test", {}):
+    if "accuracy" not in (record["metrics"].get("test") or {}):
         raise UserError(f"{path}: holds no classifier's figures of a test part")
     return record
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import imdb_members, write_tar
 
-from distilbert.directory import bare_name
+from distilbert.files import bare_name
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 

@@ -380,7 +380,7 @@ def test_a_memory_that_does_not_suffice_is_told_with_the_flags_that_help(capsys,
     with pytest.raises(SystemExit) as ended, user_errors():
         raise error
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and "memory does not suffice" in said and said.count("\n") == 1
+    assert ended.value.code == 2 and said.startswith(f"error: {error}\n") and said.count("\n") == 2
     assert {"--batch_size", "--eval_batch_size", "--max_length"} <= set(said.replace(",", "").split())
 
 
@@ -413,6 +413,17 @@ def test_a_cache_that_may_not_be_written_is_told_with_the_way_out(tmp_path, monk
     with pytest.raises(SystemExit), user_errors():
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / place))
     assert ("DISTILBERT_CACHE names another place" in capsys.readouterr().err) == hint
+
+
+def test_a_user_without_a_home_is_told_of_the_file_all_the_same(monkeypatch, capsys):
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("DISTILBERT_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(SystemExit), user_errors():
+        raise PermissionError(errno.EACCES, "Permission denied", "films.csv")
+    assert capsys.readouterr().err == "error: films.csv: Permission denied\n"
 
 
 def test_control_c_is_130_without_a_word(capsys):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import TINY, train_and_record, write_toy_corpus
+from conftest import TINY, imdb_members, train_and_record, write_tar, write_toy_corpus
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 import evaluate
@@ -204,19 +204,50 @@ def test_a_temperature_is_not_measured_on_the_texts_it_is_fitted_on(run):
         measure(run, "--calibrate", "--part", "validation")
 
 
-@pytest.mark.parametrize(
-    ("made", "flags"), [("seed-b", ("--part", "validation")), ("seed-b", ("--calibrate",)), ("seed-a", ())], ids=str
-)
-def test_another_split_than_the_runs_is_refused_where_it_would_judge_what_was_trained_or_chosen_on(run, made, flags):
+def made_on_imdb(run: Path, split: str, data: str | None = None) -> Path:
+    """The run, as if it had been trained on a small IMDb, which it returns; `data`: what it called it."""
+    archive = write_tar(run.parent / "imdb.tar.gz", imdb_members(per_class=20))
     path = run / "checkpoint" / "arguments.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"split": made}))
-    with pytest.raises(UserError, match=f"--split official.* made with --split {made}.*leave --split out"):
-        measure(run, "--split", "official", *flags)
-    assert measure(run, "--split", made, *flags)["n"] == 16
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data or str(archive), "split": split}))
+    return archive
 
 
-def test_another_splits_test_reviews_are_judged_where_the_run_saw_none_of_them(run):
-    assert measure(run, "--split", "seed-a")["n"] == 16
+@pytest.mark.parametrize(
+    ("made", "asked", "flags"),
+    [
+        ("seed-b", "official", ("--part", "validation")),
+        ("seed-b", "official", ("--calibrate",)),
+        ("official", "seed-b", ("--part", "validation")),
+        ("seed-a", "official", ()),
+        ("seed-a", "seed-b", ("--part", "validation")),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("called", [None, "imdb", "/elsewhere/aclImdb"])
+def test_another_split_is_refused_where_it_holds_out_what_the_run_was_trained_or_chosen_on(run, made, asked, flags, called):
+    archive = made_on_imdb(run, made, called)
+    with pytest.raises(UserError, match=f"--split {asked}.* made with --split {made}.*leave --split out"):
+        measure(run, "--data", archive, "--split", asked, *flags)
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "flags", "n"),
+    [
+        ("official", "seed-a", (), 32),
+        ("official", "seed-a", ("--part", "validation"), 8),
+        ("seed-b", "official", (), 40),
+        ("seed-a", "seed-b", ("--part", "train"), 36),
+        ("seed-a", "seed-a", ("--part", "validation"), 8),
+    ],
+    ids=str,
+)
+def test_another_split_is_measured_where_it_holds_out_what_the_run_has_not_seen(run, made, asked, flags, n):
+    made_on_imdb(run, made)
+    assert measure(run, "--split", asked, *flags)["n"] == n
+
+
+def test_a_split_of_other_data_than_imdb_means_nothing_and_is_not_refused(run):
+    assert measure(run, "--split", "seed-a", "--part", "validation")["n"] == 16
 
 
 def test_another_file_without_parts_is_measured_whole(run, other):

@@ -343,10 +343,12 @@ def test_processes_that_find_other_checkpoints_are_refused(tmp_path, monkeypatch
 
 
 def test_every_process_refuses_a_directory_that_is_taken(finished, tmp_path, monkeypatch):
-    """One that went on would wait for the first in vain, and end in a traceback."""
+    """One that went on would wait for the first in vain, and end in a traceback. The first alone says why."""
     run = Run(arguments(shutil.copytree(finished.directory, tmp_path / "run")))
-    monkeypatch.setattr(run.workers, "rank", 1)
     with pytest.raises(UserError, match="already holds a run"):
+        run.begin()
+    monkeypatch.setattr(run.workers, "rank", 1)
+    with pytest.raises(SystemExit, match="2"):
         run.begin()
 
 
@@ -623,6 +625,14 @@ def test_resume_after_a_power_cut_goes_on_behind_the_last_whole_line(finished, t
     (tmp_path / "run" / "log.jsonl").write_bytes(damage((tmp_path / "run" / "log.jsonl").read_bytes()))
     train_cls.main([*finished.flags, "--output_dir", str(tmp_path / "run"), "--resume", "--num_train_epochs", "4"])
     assert log(tmp_path / "run")[-1]["epoch"] == 4 and len(log(tmp_path / "run")) > len(log(finished.directory))
+
+
+def test_a_log_that_came_back_shorter_is_not_remembered_as_longer(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"st')
+    with Run(arguments(tmp_path)) as run:
+        assert run.place.clear("scratch-tiny", False, 7, log_bytes=100) == len('{"step": 1}\n')
+    with Run(arguments(tmp_path)) as run:
+        assert run.place.clear("scratch-tiny", False, 7, log_bytes=12) == 12
 
 
 def test_a_run_is_finished_where_its_curves_cannot_be_drawn(finished, tmp_path, monkeypatch, capsys):

@@ -434,6 +434,11 @@ def test_a_table_without_labels_is_unlabelled_and_glues_sentence_is_text(tmp_pat
     assert content(load(data, whole_tables=True)) == {"test": (["good", "bad"], [-1, -1])}
 
 
+def test_an_imdb_too_small_to_cut_is_not_told_how_tables_are_cut(tmp_path):
+    with pytest.raises(UserError, match=r"the validation part is empty$"):
+        load(str(write_tar(tmp_path / "imdb.tar", imdb_members(per_class=4))))
+
+
 def test_csv_fields_may_hold_commas_quotes_and_newlines(tmp_path):
     data = write(tmp_path / "a.csv", 'label,text\n1,"He said: ""Go"", and\nwe went,\n\nall."\n0,plain "quotes" inside\n')
     part = load(data, whole_tables=True)["test"]
