@@ -247,7 +247,7 @@ def test_another_split_is_measured_where_it_holds_out_what_the_run_has_not_seen(
 
 
 def test_a_split_of_other_data_than_imdb_means_nothing_and_is_not_refused(run):
-    assert measure(run, "--split", "seed-a", "--part", "validation")["n"] == 16
+    assert measure(run, "--split", "seed-b", "--part", "validation")["n"] == 16
 
 
 def test_another_file_without_parts_is_measured_whole(run, other):
