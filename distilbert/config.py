@@ -103,5 +103,4 @@ def _labels(raw: dict) -> dict:
         ordered = {int(key): str(value) for key, value in sorted(names.items(), key=lambda item: int(item[0]))}
     except (AttributeError, ValueError):
         raise UserError(f"config: id2label is {str(names)[:60]!r}, expected an object of numbers to names") from None
-    unnamed = len(ordered) == 1 or list(ordered.values()) == ["LABEL_0", "LABEL_1"]  # one: a regression, which has no classes
-    return {} if unnamed else {"id2label": ordered}
+    return {} if list(ordered.values()) == ["LABEL_0", "LABEL_1"] else {"id2label": ordered}

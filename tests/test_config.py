@@ -118,7 +118,6 @@ def test_labels_are_ordered_by_number_not_by_alphabet():
 
 def test_the_two_placeholders_become_our_names_and_other_names_stay():
     assert read(id2label={"0": "LABEL_0", "1": "LABEL_1"}).id2label == {0: "Negative", 1: "Positive"}
-    assert read(id2label={"0": "LABEL_0"}).id2label == {0: "Negative", 1: "Positive"}  # of a regression, which has no classes
     three = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
     assert read(id2label=three).id2label == three
     assert read(id2label={"0": "bad", "1": "good"}).id2label == {0: "bad", 1: "good"}
@@ -126,7 +125,7 @@ def test_the_two_placeholders_become_our_names_and_other_names_stay():
 
 @pytest.mark.parametrize(
     "labels",
-    [{}, {"0": "a", "2": "b"}, {"1": "a", "2": "b"}, {"a": "b"}, "names", 5, {str(i): "x" for i in range(1001)}],
+    [{"0": "a"}, {}, {"0": "a", "2": "b"}, {"1": "a", "2": "b"}, {"a": "b"}, "names", 5, {str(i): "x" for i in range(1001)}],
 )
 def test_labels_that_are_not_numbered_from_zero_are_refused(labels):
     with pytest.raises(UserError, match="id2label"):
