@@ -118,7 +118,7 @@ class Pretrained:
         rows += head if found else []
         with torch.device("meta"):  # shapes only: what does not fit is refused before memory is taken for it
             shapes = {name: p.shape for name, p in cls(stored).named_parameters()}
-        check_tensors(rows, tensors, shapes, called, directory)
+        foreign.check_tensors(rows, tensors, shapes, called, directory)
         tensors = {row.theirs: tensors[row.theirs].float() for row in rows}
         if found and stored != config:
             tensors = foreign.linear_head_from_transformers(tensors, directory)
@@ -145,28 +145,6 @@ class Pretrained:
         write = partial(safetensors.torch.save_file, tensors, metadata={"format": "pt"})
         write_atomically(directory / "model.safetensors", write)  # first, as it takes long: no old weights beside a new config
         write_json(directory / "config.json", config.to_dict(type(self).__name__))
-
-
-def check_tensors(rows: list[Row], tensors: dict[str, Tensor], shapes: dict, called: dict[str, str], directory: Path) -> None:
-    """Raises `UserError` for the first tensor, named in both languages, that is missing, left over or not what it should be."""
-    for row in rows:
-        shape = list(shapes[row.ours])
-        if row.third is not None:
-            shape[0] //= 3
-        name = f"{directory}: tensor {foreign.file_name(row.theirs, called)} (our {row.ours})"
-        if row.theirs not in tensors:
-            raise UserError(f"{name} is missing")
-        tensor = tensors[row.theirs]
-        if list(tensor.shape) != shape:
-            raise UserError(f"{name} has shape {list(tensor.shape)}, expected {shape}")
-        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-            raise UserError(f"{name} has dtype {str(tensor.dtype)[6:]}, expected a floating-point one of 16 to 64 bits")
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{name} holds NaN or infinite values")
-    known = {row.theirs for row in rows}
-    for name in tensors:
-        if name not in known and not name.startswith(foreign.HEADS):
-            raise UserError(f"{directory}: tensor {foreign.file_name(name, called)} has no place in this model")
 
 
 def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor], dict[str, str]]:

@@ -129,6 +129,31 @@ def file_name(name: str, called: dict[str, str]) -> str:
     return name
 
 
+def check_tensors(rows: Iterable, tensors: dict[str, Tensor], shapes: dict, called: dict[str, str], directory: Path) -> None:
+    """Raises `UserError` for the first tensor, named in both languages, that is missing, left over or not what it should be.
+
+    `rows`: the name map; `shapes`: by our names; `called`: what the file calls its tensors.
+    """
+    for row in rows:
+        shape = list(shapes[row.ours])
+        if row.third is not None:
+            shape[0] //= 3
+        name = f"{directory}: tensor {file_name(row.theirs, called)} (our {row.ours})"
+        if row.theirs not in tensors:
+            raise UserError(f"{name} is missing")
+        tensor = tensors[row.theirs]
+        if list(tensor.shape) != shape:
+            raise UserError(f"{name} has shape {list(tensor.shape)}, expected {shape}")
+        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            raise UserError(f"{name} has dtype {str(tensor.dtype)[6:]}, expected a floating-point one of 16 to 64 bits")
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{name} holds NaN or infinite values")
+    known = {row.theirs for row in rows}
+    for name in tensors:
+        if name not in known and not name.startswith(HEADS):
+            raise UserError(f"{directory}: tensor {file_name(name, called)} has no place in this model")
+
+
 def listing(directory: Path, rows: dict, called: dict[str, str]) -> list[tuple[str, str, tuple[int, ...]]]:
     """Each tensor of a checkpoint: the file's name, what it is here, its shape. In the order of `rows`, the unused ones last.
 
