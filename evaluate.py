@@ -97,16 +97,7 @@ def main(argv: list[str] | None = None) -> None:
 
     data = args.data or own.get("data", "sample")
     on_own = same_data(data, own.get("data", ""))
-    own_split, same = own.get("split", "official"), own if on_own else {}
-    split = args.split or own_split
-    # seed-a takes validation from the official test, the others from train: so each may hold what another was learnt from
-    fitted = args.part == "validation" or args.calibrate
-    seen = (fitted and split != "seed-a") or (args.part == "test" and own_split == "seed-a")
-    if is_imdb(data) and is_imdb(own.get("data", "")) and split != own_split and seen:
-        raise UserError(
-            f"--split {split}: {args.model} was made with --split {own_split}, so some of these reviews are ones that it was "
-            "trained or chosen on; leave --split out"
-        )
+    split, same = split_of(args, own, data), own if on_own else {}
     parts = load(data, split, own.get("keep_breaks", False), whole_tables=not on_own)
     sizes = {"train_size": same.get("train_size"), "eval_size": same.get("eval_size")}
     if args.eval_size:
@@ -170,6 +161,21 @@ def same_data(given: str, trained_on: str) -> bool:
     if os.path.exists(given) and os.path.exists(trained_on):
         return os.path.samefile(given, trained_on)
     return Path(given).name == Path(trained_on).name
+
+
+def split_of(args: Arguments, own: dict, data: str) -> str:
+    """--split, or the run's. Raises `UserError` where another than the run's would hold out what the run has learnt from."""
+    own_split = own.get("split", "official")
+    split = args.split or own_split
+    # seed-a takes validation from the official test, the others from train: so each may hold what another was learnt from
+    fitted = args.part == "validation" or args.calibrate
+    seen = (fitted and split != "seed-a") or (args.part == "test" and own_split == "seed-a")
+    if is_imdb(data) and is_imdb(own.get("data", "")) and split != own_split and seen:
+        raise UserError(
+            f"--split {split}: {args.model} was made with --split {own_split}, so some of these reviews are ones that it was "
+            "trained or chosen on; leave --split out"
+        )
+    return split
 
 
 def print_metrics(title: str, metrics: dict) -> None:
