@@ -238,6 +238,8 @@ def test_another_split_is_refused_where_it_holds_out_what_the_run_was_trained_or
         ("seed-b", "official", (), 40),
         ("seed-a", "seed-b", ("--part", "train"), 36),
         ("seed-a", "seed-a", ("--part", "validation"), 8),
+        ("seed-a", "", (), 32),  # the run's own
+        ("seed-b", "seed-b", ("--part", "validation"), 4),
     ],
     ids=str,
 )
