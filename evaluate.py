@@ -48,7 +48,7 @@ from distilbert.calibration import LEAST, MOST, fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
 from distilbert.fast import tune_process
-from distilbert.files import bare_name, read_json, write_json
+from distilbert.files import bare_name, checksum, read_json, write_json
 from distilbert.hub import locate
 from distilbert.metrics import classification_metrics, reliability, softmax, wilson_interval
 from distilbert.model import DistilBertForSequenceClassification
@@ -85,6 +85,8 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.text is not None:
         ids = truncate(np.array(tokenizer.encode(args.text, None)), max_length, truncation)
+        if len(ids) == 2:  # [CLS] and [SEP]
+            raise UserError(f"--text {args.text!r}: there is nothing to judge in it")
         with precision.autocast():
             scores = softmax(predict_logits(model, [ids], tokenizer.pad_id))[0]
         said = f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {' '.join(args.text.split())}"
@@ -101,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = load(data, split, own.get("keep_breaks", False), whole_tables=not on_own)
     sizes = {"train_size": same.get("train_size"), "eval_size": same.get("eval_size")}
     if args.eval_size:
-        sizes["train_size" if args.part == "train" else "eval_size"] = args.eval_size
+        sizes = dict.fromkeys(sizes, args.eval_size)
     parts, _ = prepare(parts, keep_duplicates=same.get("keep_duplicates", True), **sizes, seed=own.get("seed", 0))
     if args.calibrate:
         check_classes(parts, ("validation",), data)  # before the minutes that judging takes
@@ -155,11 +157,15 @@ def run_arguments(directory: Path) -> dict:
 
 
 def same_data(given: str, trained_on: str) -> bool:
-    """Whether --data is what a run was trained on. Where one of the paths is not there, as that of a run made on another
-    machine, the names decide: texts that a run was trained on must not pass for held-out ones.
+    """Whether --data is what a run was trained on, or a copy of it: what it was trained on must not pass for held-out texts.
+
+    Where one of the paths is not there, as that of a run made on another machine, the names decide.
     """
     if os.path.exists(given) and os.path.exists(trained_on):
-        return os.path.samefile(given, trained_on)
+        if os.path.samefile(given, trained_on):
+            return True
+        alike = os.path.isfile(given) and os.path.isfile(trained_on) and os.path.getsize(given) == os.path.getsize(trained_on)
+        return alike and checksum(Path(given)) == checksum(Path(trained_on))
     return Path(given).name == Path(trained_on).name
 
 
@@ -170,10 +176,18 @@ def split_of(args: Arguments, own: dict, data: str) -> str:
     # seed-a takes validation from the official test, the others from train: so each may hold what another was learnt from
     fitted = args.part == "validation" or args.calibrate
     seen = (fitted and split != "seed-a") or (args.part == "test" and own_split == "seed-a")
-    if is_imdb(data) and is_imdb(own.get("data", "")) and split != own_split and seen:
+    own_data = own.get("data", "sample")
+    if not (is_imdb(data) and is_imdb(own_data) and seen):
+        return split
+    if split != own_split:
         raise UserError(
             f"--split {split}: {args.model} was made with --split {own_split}, so some of these reviews are ones that it was "
             "trained or chosen on; leave --split out"
+        )
+    if split != "official" and not same_data(data, own_data):  # which counts reviews in the order of the archive
+        raise UserError(
+            f"--data {data}: {args.model} was made with --split {split} of {own_data}; in the order of another archive, that "
+            "split holds out reviews that it was trained or chosen on. Leave --data out"
         )
     return split
 

@@ -180,9 +180,13 @@ def test_a_temperature_of_another_measurement_leaves_the_runs_own_alone(run, two
     assert (run / "calibration.json").read_bytes() == before and len(list(run.glob("calibration-toy*.json"))) == 1
 
 
-def test_an_empty_text_is_judged_and_half_a_character_refused(run, capsys):
-    evaluate.main(["--model", str(run), "--text", ""])
-    assert capsys.readouterr().out.split()[0] in ("Negative", "Positive") and not list(run.glob("eval-*"))
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_a_text_without_a_word_is_refused(run, text):
+    with pytest.raises(UserError, match=r"--text .* nothing to judge"):
+        evaluate.main(["--model", str(run), "--text", text])
+
+
+def test_half_a_character_is_refused(run):
     refused("its bytes are not UTF-8", "--model", run, "--text", "caf\udce9")
 
 
@@ -248,8 +252,47 @@ def test_another_split_is_measured_where_it_holds_out_what_the_run_has_not_seen(
     assert measure(run, "--split", asked, *flags)["n"] == n
 
 
+@pytest.mark.parametrize(
+    ("made", "flags"),
+    [("seed-b", ("--part", "validation")), ("seed-b", ("--calibrate",)), ("seed-a", ()), ("seed-a", ("--calibrate",))],
+    ids=str,
+)
+@pytest.mark.parametrize("called", ["imdb", "another.tar.gz"])
+def test_the_runs_split_is_refused_on_another_copy_of_imdb_whose_order_may_be_another(run, made, flags, called):
+    archive = made_on_imdb(run, made, called)
+    with pytest.raises(UserError, match=f"imdb.tar.gz: .* made with --split {made} of {called}.* Leave --data out"):
+        measure(run, "--data", archive, *flags)
+
+
+@pytest.mark.parametrize(
+    ("made", "flags", "n"), [("seed-b", (), 40), ("official", ("--part", "validation"), 4), ("seed-a", ("--part", "train"), 40)]
+)
+def test_another_copy_of_imdb_is_measured_where_its_order_does_not_matter(run, made, flags, n):
+    assert measure(run, "--data", made_on_imdb(run, made, "imdb"), *flags)["n"] == n
+
+
+@pytest.mark.parametrize("flags", [("--part", "validation"), ("--calibrate",)], ids=str)
+def test_a_model_that_is_no_run_of_ours_is_measured_on_every_split(run, flags):
+    archive = made_on_imdb(run, "official")
+    shutil.rmtree(run / "checkpoint")
+    (run / "run.json").unlink()
+    assert measure(run, "--data", archive, "--split", "seed-b", *flags)["split"] == "seed-b"
+
+
 def test_a_split_of_other_data_than_imdb_means_nothing_and_is_not_refused(run):
     assert measure(run, "--split", "seed-b", "--part", "validation")["n"] == 16
+
+
+def test_a_file_of_one_class_is_told_nothing_of_a_cut_that_it_has_not_had(run, other):
+    other.write_text('{"text": "lovely", "label": 1}\n' * 3)
+    with pytest.raises(UserError, match=r"0 texts of class 0, expected at least two of each$"):
+        measure(run, "--data", other)
+
+
+@pytest.mark.parametrize(("flags", "fitted"), [(("--part", "train", "--eval_size", "6"), 6), (("--part", "train"), 16)])
+def test_the_subset_is_of_the_part_to_calibrate_on_too(run, judged, flags, fitted):
+    measure(run, "--calibrate", *flags)
+    assert [len(logits) for logits in judged] == [6 if fitted == 6 else 128, fitted]
 
 
 def test_another_file_without_parts_is_measured_whole(run, other):
@@ -278,6 +321,14 @@ def test_a_file_of_the_runs_name_is_its_own_where_the_path_it_was_trained_by_doe
     assert measure(run, "--data", corpus)["n"] == 16
     write_toy_corpus(tmp_path / corpus.name, count=40, seed=9)  # now it holds, and is another file
     assert measure(run, "--data", corpus)["n"] == 160
+
+
+def test_a_copy_of_the_file_that_the_run_was_trained_on_is_its_own_too(run, corpus, tmp_path):
+    copy = shutil.copy(corpus, tmp_path / "copy.jsonl")
+    assert measure(run, "--data", copy)["n"] == 16
+    content = Path(copy).read_bytes()
+    Path(copy).write_bytes(content.replace(b'"text": "', b'"text": "A', 1).replace(b" ", b"", 1))  # as many bytes, but others
+    assert Path(copy).stat().st_size == corpus.stat().st_size and measure(run, "--data", copy)["n"] == 160
 
 
 def test_length_and_truncation_are_the_runs_unless_given(run, judged, tmp_path):
