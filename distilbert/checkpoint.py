@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import foreign
 from .cli import printable, user_errors
-from .config import DistilBertConfig
+from .config import HEAD_DROPOUT, DistilBertConfig
 from .errors import UserError
 from .files import read_json, write_atomically, write_json
 from .hub import locate
@@ -97,10 +97,12 @@ class Pretrained:
         """From a directory, a short name or a hub id. `changes` are configuration fields to override (dropout, …).
 
         A head that the checkpoint has not, or has of another kind than `classifier_head`, is made fresh and announced.
-        Raises `UserError` for whatever is missing, left over, misshapen, not finite or not readable.
+        Raises `UserError` for whatever is missing, left over, misshapen, not finite or not readable, and for a change of size.
         """
         architecture, directory = cls.__name__, locate(str(model))
         config, tensors, called = read_checkpoint(directory)
+        if sizes := changes.keys() & {"vocab_size", "max_position_embeddings", "dim", "hidden_dim", "n_layers", "n_heads"}:
+            raise UserError(f"{directory}: {min(sizes)} is the checkpoint's own, and loading can't change it")
         if architecture == "DistilBertModel":
             tensors, called = ({k.removeprefix("distilbert."): v for k, v in x.items()} for x in (tensors, called))
         stored = config  # as the file is: a linear head of ours stands there in transformers' form
@@ -125,8 +127,7 @@ class Pretrained:
         if architecture == "DistilBertForSequenceClassification":
             wanted = classifier_head or (config.classifier_head if found else "linear")
             if not found or wanted != config.classifier_head:
-                found, dropout = set(), 0.1 if wanted == "linear" else 0.2
-                config = config.replace(classifier_head=wanted, seq_classif_dropout=dropout)
+                found, config = set(), config.replace(classifier_head=wanted, seq_classif_dropout=HEAD_DROPOUT[wanted])
                 tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(foreign.HEADS)}
         network = cls(config.replace(**changes))
         network.load_state_dict(to_ours(name_map(architecture, config), tensors), strict=False)  # strict was `check_tensors`
@@ -156,16 +157,12 @@ def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor
         config = DistilBertConfig.from_dict(raw) if path.exists() else foreign.sizes_of(tensors, directory)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    words = tensors.get("distilbert.embeddings.word_embeddings.weight")
-    decoder = tensors.pop("vocab_projector.weight", words)
-    if decoder is not None and words is not None and not foreign.equal(decoder, words):
-        raise UserError(f"{directory}: vocab_projector.weight differs from the word embeddings; this model ties the two")
     if any(task in str(raw.get("architectures")) for task in foreign.OTHER_TASKS):  # whose tensors have our heads' names
         theirs = [name for name in tensors if name.startswith(("classifier.", "pre_classifier."))]
         tensors, called = ({name: x for name, x in named.items() if name not in theirs} for named in (tensors, called))
         config = config.replace(id2label=DistilBertConfig().id2label)
     if not any(name.startswith("pre_classifier.") for name in tensors) and "classifier.weight" in tensors:
-        config = config.replace(classifier_head="linear", seq_classif_dropout=0.1)
+        config = config.replace(classifier_head="linear", seq_classif_dropout=HEAD_DROPOUT["linear"])
     return config, tensors, called
 
 

@@ -14,6 +14,7 @@ _LIMITS = {  # beyond these a file is broken, and refused before anything is all
     "pad_token_id": (0, 999_999),
     "initializer_range": (0.0, 10.0),
 } | dict.fromkeys(("dropout", "attention_dropout", "seq_classif_dropout"), (0.0, 0.99))
+HEAD_DROPOUT = {"linear": 0.1, "pre_classifier": 0.2}  # the kinds of a classifier, and the dropout before its last Linear
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class DistilBertConfig:
     n_heads: int = 12  # H
     dropout: float = 0.1  # after the embeddings and after each feed-forward
     attention_dropout: float = 0.1  # on the attention weights
-    seq_classif_dropout: float = 0.1  # before the last Linear of the classifier
+    seq_classif_dropout: float = HEAD_DROPOUT["linear"]
     initializer_range: float = 0.02  # standard deviation of fresh weights
     pad_token_id: int = 0
     classifier_head: str = "linear"  # or "pre_classifier", which is transformers' own
@@ -48,7 +49,7 @@ class DistilBertConfig:
             raise UserError(f"config: dim {self.dim} does not divide into {self.n_heads} heads (n_heads)")
         if self.pad_token_id >= self.vocab_size:
             raise UserError(f"config: pad_token_id {self.pad_token_id} lies outside the vocabulary of {self.vocab_size}")
-        if self.classifier_head not in ("linear", "pre_classifier"):
+        if self.classifier_head not in list(HEAD_DROPOUT):
             raise UserError(f"config: classifier_head is {self.classifier_head!r}, expected 'linear' or 'pre_classifier'")
         if not 2 <= len(self.id2label) <= 1_000 or list(self.id2label) != list(range(len(self.id2label))):
             raise UserError(f"config: id2label has the keys {list(self.id2label)[:5]}, expected 0, 1, … (2 to 1000 classes)")
@@ -76,8 +77,7 @@ class DistilBertConfig:
         known = {field.name for field in fields(cls)} - {"id2label"}
         values = {key: value for key, value in raw.items() if key in known}
         if "classifier_head" not in raw:  # transformers' files do not say, because transformers has only this one
-            values["classifier_head"] = "pre_classifier"
-            values.setdefault("seq_classif_dropout", 0.2)
+            values = {"classifier_head": "pre_classifier", "seq_classif_dropout": HEAD_DROPOUT["pre_classifier"]} | values
         return cls(**values, **_labels(raw))
 
     def to_dict(self, architecture: str) -> dict:

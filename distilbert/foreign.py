@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .config import DistilBertConfig
+from .config import HEAD_DROPOUT, DistilBertConfig
 from .errors import UserError
 from .files import read_json
 
@@ -42,6 +42,8 @@ OLDER = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.
 HEADS = ("vocab_", "pre_classifier.", "classifier.")
 OTHER_HEADS = r"(pooler\.|cls\.|qa_outputs\.|.*\.position_ids$)"
 OTHER_TASKS = ("TokenClassification", "MultipleChoice", "QuestionAnswering")
+WORDS = "distilbert.embeddings.word_embeddings.weight"
+DECODER = "vocab_projector.weight"
 POSITIONS = "distilbert.embeddings.position_embeddings.weight"
 TOKEN_TYPES = "distilbert.embeddings.token_type_embeddings.weight"
 
@@ -107,7 +109,7 @@ def config_of_bert(raw: dict) -> dict:
     """The content of a BERT's config.json as a DistilBERT's; any other comes back as it is. Its classes' names go, as their
     classifier does.
     """
-    if raw.get("model_type") != "bert":
+    if raw.get("model_type", "bert" if "hidden_size" in raw else None) != "bert":  # the oldest files do not say
         return raw
     return {BERT_CONFIG.get(key, key): value for key, value in raw.items() if key != "id2label"} | {"model_type": "distilbert"}
 
@@ -149,8 +151,11 @@ def check_tensors(rows: Iterable, tensors: dict[str, Tensor], shapes: dict, call
         if not torch.isfinite(tensor).all():
             raise UserError(f"{name} holds NaN or infinite values")
     known = {row.theirs for row in rows}
+    if "vocab_projector.bias" in known and not equal(tensors.get(DECODER, tensors[WORDS]), tensors[WORDS]):
+        raise UserError(f"{directory}: vocab_projector.weight differs from the word embeddings; this model ties the two")
+    of_others = tuple(head for head in HEADS if not any(name.startswith(head) for name in known))  # tasks than ours
     for name in tensors:
-        if name not in known and not name.startswith(HEADS):
+        if name not in known and not name.startswith(of_others) and name != DECODER:
             raise UserError(f"{directory}: tensor {file_name(name, called)} has no place in this model")
 
 
@@ -167,7 +172,7 @@ def listing(directory: Path, rows: dict, called: dict[str, str]) -> list[tuple[s
             ours = rows[name].ours + ("" if rows[name].third is None else f", third {rows[name].third + 1}")
         elif name == TOKEN_TYPES:
             name, ours = POSITIONS, "its row 0 is added to the positions"
-        elif name == "vocab_projector.weight":
+        elif name == DECODER:
             ours = "the word embeddings again"
         elif name.startswith("pre_classifier.") and "classifier.weight" in called:
             ours = "1 and a shift: a linear head, in transformers' form"
@@ -197,7 +202,7 @@ def sizes_of(tensors: dict[str, Tensor], directory: Path) -> DistilBertConfig:
         n_layers=len(layers),
         n_heads=n_heads,
         classifier_head="pre_classifier",
-        seq_classif_dropout=0.2,
+        seq_classif_dropout=HEAD_DROPOUT["pre_classifier"],
     )
 
 

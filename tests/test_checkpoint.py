@@ -288,6 +288,28 @@ def test_a_bert_whose_decoder_differs_from_the_word_embeddings_is_refused(tmp_pa
     refused(directory, "differs from the word embeddings", cls=MLM)
 
 
+def test_another_decoder_is_no_matter_to_a_model_that_reads_none(tmp_path):
+    directory, theirs = bert_written_by_transformers(tmp_path, "BertForMaskedLM")
+    edit(directory, lambda content: content.update({"cls.predictions.decoder.weight": torch.zeros(64, 12)}))
+    close(logits(MODEL.from_pretrained(directory)), their_output(theirs.bert), 1e-5)
+    assert CLASSIFIER.from_pretrained(directory).head_is_fresh
+
+
+def test_a_bert_whose_config_does_not_say_so_is_read_as_one(tmp_path):
+    directory, theirs = bert_written_by_transformers(tmp_path, "BertModel")
+    config = json.loads((directory / "config.json").read_text())
+    del config["model_type"]
+    (directory / "config.json").write_text(json.dumps(config))
+    close(logits(MODEL.from_pretrained(directory)), their_output(theirs), 1e-5)
+
+
+@pytest.mark.parametrize("size", ["vocab_size", "max_position_embeddings", "dim", "hidden_dim", "n_layers", "n_heads"])
+def test_a_size_can_not_be_changed_by_loading(tmp_path, size):
+    our_model(CLASSIFIER).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"{size} is the checkpoint's own"):
+        CLASSIFIER.from_pretrained(tmp_path, **{size: 2})
+
+
 def test_two_tensors_that_become_one_must_be_equal(tmp_path):
     directory, _ = bert_written_by_transformers(tmp_path, "BertForMaskedLM")
     edit(directory, lambda content: content.update({"cls.predictions.decoder.bias": content["cls.predictions.bias"] + 1}))
@@ -516,6 +538,17 @@ def test_half_a_head_is_refused(tmp_path, cls, classifier_head, absent):
     our_model(cls, classifier_head).save_pretrained(tmp_path)
     edit(tmp_path, lambda content: [content.pop(name) for name in absent])
     refused(tmp_path, "half a head", f"no {min(absent)} (our head.", cls=cls)
+
+
+@pytest.mark.parametrize(
+    ("cls", "other", "name"), [(MLM, CLASSIFIER, "vocab_transform.scale"), (CLASSIFIER, MLM, "classifier.norm.weight")]
+)
+def test_a_head_with_more_to_it_than_ours_is_refused_and_ignored_by_the_other_task(tmp_path, cls, other, name):
+    """Without the tensor that it was trained with, it would compute something else."""
+    our_model(cls).save_pretrained(tmp_path)
+    edit(tmp_path, lambda content: content.update({name: torch.ones(3)}))
+    refused(tmp_path, name, "has no place in this model", cls=cls)
+    assert other.from_pretrained(tmp_path).head_is_fresh
 
 
 def test_a_trained_pre_classifier_is_not_taken_for_a_linear_head(tmp_path):

@@ -148,6 +148,12 @@ NO_RECIPE = "model data split keep_duplicates keep_breaks eval_size preset outpu
 NO_RECIPE += "logging_steps eval_steps save_steps save_minutes"
 
 
+@pytest.mark.parametrize(("head", "rate"), [("linear", 0.1), ("pre_classifier", 0.2)])
+def test_each_head_has_its_own_dropout_from_scratch_too(train, head, rate):
+    directory = train("run", "--model", "scratch-tiny", "--max_steps", 1, "--classifier_head", head)
+    assert json.loads((directory / "config.json").read_text())["seq_classif_dropout"] == rate
+
+
 def test_every_flag_of_the_recipe_changes_what_is_learnt(train):
     named = {word[2:] for flags in RECIPE for word in flags.split() if word.startswith("--")}
     assert named == {item.name for item in fields(train_cls.Arguments)} - set(NO_RECIPE.split())
