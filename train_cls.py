@@ -16,7 +16,7 @@ from distilbert.cli import flag, parse, user_errors
 class Arguments(TrainingArguments):
     """Fine-tunes a sentiment classifier."""
 
-    preset: str = flag("", "a published recipe; explicit flags win over it", choices=tuple(PRESETS))
+    preset: str = flag("", "a published recipe; explicit flags win over it, --no_keep_breaks too", choices=tuple(PRESETS))
     output_dir: str = flag("runs/cls", "the run directory")
     head_learning_rate: float | None = flag(None, "peak rate of the classifier (default: learning_rate)", low=0.0, high=1.0)
     classifier_head: str = flag("linear", "layers between [CLS] and the logits", choices=("linear", "pre_classifier"))
@@ -59,13 +59,12 @@ def train(run: Run) -> None:
 
     # text → parts → ids
     parts = load(args.data, args.split, args.keep_breaks)
-    parts.pop("unlabelled", None)  # which a classifier does not read
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
     parts = check_classes(parts, ("train", "validation", "test"), args.data)
     model, tokenizer = starting_point(
         DistilBertForSequenceClassification, args, parts["train"].texts, classifier_head=args.classifier_head
     )
-    identity = tokenizer.backend.to_str()
+    identity = tokenizer.backend.to_str()  # all of it as text: what the cache of ids is filed under, and --resume compares
     sequences, labels = {}, {name: part.labels for name, part in parts.items()}
     for name, part in parts.items():
         table = tokenise(part.texts, tokenizer.encode_batch, identity)
@@ -80,7 +79,7 @@ def train(run: Run) -> None:
             logits = predict_logits(model, sequences[name], tokenizer.pad_id, args.eval_batch_size)
         return logits, classification_metrics(logits, labels[name])
 
-    args = run.settle(epochs=3 if len(parts["train"]) >= 1_000 else 5)  # little text is soon read, not soon learnt
+    args = run.settle(epochs=3 if len(parts["train"]) >= 1_000 else 5)  # if left open: few texts want more passes
     run.describe(parts, dropped, lengths, precision, identity)
 
     # model, optimizer, schedule

@@ -16,7 +16,7 @@ from distilbert.cli import flag, parse, user_errors
 class Arguments(TrainingArguments):
     """Adapts an encoder to the texts it will work on, by guessing their hidden words."""
 
-    preset: str = flag("", "a published recipe; explicit flags win over it", choices=tuple(PRESETS))
+    preset: str = flag("", "a published recipe; explicit flags win over it, --no_keep_breaks too", choices=tuple(PRESETS))
     output_dir: str = flag("runs/mlm", "the run directory")
     learning_rate: float = flag(2e-4, "peak rate of AdamW", low=0.0, high=1.0)
     dropout: float | None = flag(0.0, "of embeddings, attention and feed-forward", low=0.0, high=0.9)
@@ -64,17 +64,13 @@ def train(run: Run) -> None:
     torch.manual_seed(args.seed)
 
     # text → parts → ids
+    if args.pack and args.truncate:
+        raise UserError("--pack and --truncate exclude each other: one keeps what the other cuts off")
     parts = load(args.data, args.split, args.keep_breaks)
     parts = corpus_parts(parts, args.corpus, args.data)
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
-    if args.pack and args.truncate:
-        raise UserError("--pack and --truncate exclude each other: one keeps what the other cuts off")
-    if not len(parts["train"]):
-        raise UserError(
-            f"--data {args.data}: every text to adapt to also stands in validation or test; --keep_duplicates keeps it"
-        )
     model, tokenizer = starting_point(DistilBertForMaskedLM, args, parts["train"].texts)
-    identity = tokenizer.backend.to_str()
+    identity = tokenizer.backend.to_str()  # all of it as text: what the cache of ids is filed under, and --resume compares
     sequences = {}
     for name, part in parts.items():
         table = tokenise(part.texts, tokenizer.encode_batch, identity)
@@ -104,7 +100,7 @@ def train(run: Run) -> None:
                 f"--data {args.data}: no token of {name} is hidden, so nothing could be measured. It has too little text, or "
                 "in another language than the vocabulary's, or --mlm_probability is too small"
             )
-    args = run.settle(epochs=3)
+    args = run.settle(epochs=3)  # if left open
     run.describe(parts, dropped, lengths, precision, identity)
 
     # model, optimizer, schedule

@@ -51,7 +51,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="where the record goes (JSON)")
     given = parser.parse_args(argv)
     parts = load(given.data)
-    parts.pop("unlabelled", None)  # which no classifier reads
     parts, dropped = prepare(parts)
     parts = check_classes(parts, ("train", "validation", "test"), given.data)
     started = time.perf_counter()

@@ -53,7 +53,6 @@ def main() -> None:
         if getattr(args, name) not in values:
             raise UserError(f"{given.run}: a run with --{name} {getattr(args, name)} has no counterpart here")
     parts = load(args.data, args.split, args.keep_breaks)
-    parts.pop("unlabelled", None)  # which no classifier reads
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
 
     with tempfile.TemporaryDirectory() as folder:

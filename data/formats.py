@@ -140,6 +140,9 @@ def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
             if any(record.get(None, ())):  # DictReader's key for what is beyond the header
                 hint = "" if tabs else '; a text with commas in it wants "quotes"'
                 raise UserError(f"{path}: line {reader.line_num} has more fields than the header{hint}")
+            if None in record.values():
+                hint = "; a text of several lines wants a .csv or a .jsonl" * tabs
+                raise UserError(f"{path}: line {reader.line_num} has fewer fields than the header{hint}")
             yield reader.line_num, record
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.reader.line_num} is not readable ({error})") from None

@@ -114,7 +114,7 @@ def cut_imdb(parts: Parts, split: str) -> Parts:
     if split == "seed-a":  # both held-out parts from the official test, by torch's random_split with seed 23
         order = torch.randperm(len(test), generator=torch.Generator().manual_seed(23)).numpy()
         return parts | {"validation": test.take(order[: len(test) // 5]), "test": test.take(order[len(test) // 5 :])}
-    if split == "seed-b":
+    if split == "seed-b":  # as the library datasets cuts with seed 42
         validation, rest = np.split(np.random.default_rng(42).permutation(len(train)), [len(train) // 10])
     else:
         validation, rest = stratified(train.labels, len(train) // 10, seed=0)
@@ -148,14 +148,15 @@ def prepare(
 ) -> tuple[Parts, int]:
     """Drops what leaks, then takes subsets -> (parts, number of texts dropped).
 
-    A text of train or unlabelled that also stands in validation or test would let the model learn its answer.
+    A text of train that is also in validation or test would be measured as if it were new. Raises `UserError` if all are.
     """
     held_out = {text for name in ("validation", "test") if name in parts for text in parts[name].texts}
     kept, dropped = dict(parts), 0
-    for name in ("train", "unlabelled"):
-        if name in parts and not keep_duplicates:
-            kept[name] = parts[name].take(i for i, text in enumerate(parts[name].texts) if text not in held_out)
-            dropped += len(parts[name]) - len(kept[name])
+    if "train" in parts and not keep_duplicates:
+        kept["train"] = parts["train"].take(i for i, text in enumerate(parts["train"].texts) if text not in held_out)
+        dropped = len(parts["train"]) - len(kept["train"])
+        if not len(kept["train"]):
+            raise UserError("every text to train on also stands in validation or test; --keep_duplicates keeps it")
     for name, size in (("train", train_size), ("validation", eval_size), ("test", eval_size)):
         if name in kept and size is not None:
             kept[name] = kept[name].take(stratified(kept[name].labels, size, seed)[0])
@@ -173,7 +174,8 @@ def check_classes(parts: Parts, names: tuple[str, ...], data: str) -> Parts:
             raise UserError(f"--data {data}: {where} ({name}) has no label; expected 0/1 or neg/pos")
         for label in (0, 1):
             if (n := int((labels == label).sum())) < 2:
-                raise UserError(f"--data {data}: {name} has {n} texts of class {label}, expected at least two of each; {CUT}")
+                hint = f"; {CUT}" * ("train" in parts)  # a table that is measured whole has no other part
+                raise UserError(f"--data {data}: {name} has {n} texts of class {label}, expected at least two of each{hint}")
     return {name: parts[name] for name in names}
 
 

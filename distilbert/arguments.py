@@ -12,7 +12,8 @@ class TrainingArguments:
     data: str = flag("sample", "sample, imdb, or a path: aclImdb_v1.tar.gz, aclImdb/, .jsonl, .csv, .tsv, .txt (masked LM)")
     split: str = flag(
         "official",
-        "how IMDb is cut: a tenth of train for validation, or as published",
+        "how IMDb is cut. official: a tenth of train is validation; seed-b: likewise, as grojeda published; "
+        "seed-a: as ayushshah did, validation and test are two parts of the official test",
         choices=("official", "seed-a", "seed-b"),
     )
     keep_duplicates: bool = flag(False, "keep training texts that are also in validation or test")
@@ -20,7 +21,7 @@ class TrainingArguments:
     train_size: int | None = flag(None, "so many training texts, classes in proportion (default: all)", low=1)
     eval_size: int | None = flag(None, "so many texts of validation and of test each, likewise (default: all)", low=1)
     # where the run lives
-    preset: str = flag("", "a published recipe; explicit flags win over it")
+    preset: str = flag("", "a published recipe; explicit flags win over it, --no_keep_breaks too")
     output_dir: str = flag("", "the run directory")
     overwrite: bool = flag(False, "replace the run that is in output_dir")
     resume: bool = flag(False, "go on from the last checkpoint in output_dir; give the run's other flags again")

@@ -62,6 +62,9 @@ def parse(arguments_class: type, argv: list[str] | None = None, presets: dict[st
             continue
         names = dict.fromkeys([f"--{item.name}", f"--{item.name.replace('_', '-')}"])
         parser.add_argument(*names, **options)
+        if item.type is bool:  # against a preset that switches it on
+            names = [f"--no_{item.name}", f"--no-{item.name.replace('_', '-')}"]
+            parser.add_argument(*names, **options | {"action": "store_false", "help": argparse.SUPPRESS})
     given = vars(parser.parse_args(argv))
     chosen = (presets or {}).get(given.get("preset"), {})
     return arguments_class(**chosen | given)

@@ -197,6 +197,15 @@ def test_a_preset_fills_what_the_command_line_leaves_open_and_explicit_flags_win
     assert parse(Small, ["--rate", "2", "--preset", "p"], presets) == Small(8, 2.0, None, "a", True, "p")
     assert parse(Small, ["--preset", "p", "--two-words", "3"], presets).two_words == 3  # the default, but said
     assert parse(Small, [], presets) == Small()
+    for off in ("--no_switch", "--no-switch"):
+        assert parse(Small, ["--preset", "p", off], presets) == Small(8, 0.25, None, "a", False, "p")
+
+
+@pytest.mark.parametrize("flag", ["no_keep_breaks", "no-keep-breaks"])
+def test_what_a_published_recipe_switches_on_can_be_switched_off(flag):
+    whole = parse(SCRIPTS["train_cls.py"], ["--preset", "imdb-384"], CLASSIFICATION_PRESETS)
+    less = parse(SCRIPTS["train_cls.py"], [f"--{flag}", "--preset", "imdb-384"], CLASSIFICATION_PRESETS)
+    assert whole.keep_breaks and asdict(less) == asdict(whole) | {"keep_breaks": False}
 
 
 @pytest.mark.parametrize("script", PRESETS)

@@ -284,19 +284,24 @@ def leaking_parts():
     return {
         "train": part_of(["own", "in validation", "twice", "twice", "in test", "in test", "in all"]),
         "validation": part_of(["in validation", "in both", "in all", "in all"]),
-        "test": part_of(["in test", "in both", "in all", "in unlabelled"]),
-        "unlabelled": part_of(["in unlabelled", "in validation", "free", "own"]),
+        "test": part_of(["in test", "in both", "in all"]),
     }
 
 
-def test_a_training_or_unlabelled_text_that_is_held_out_too_is_dropped_and_counted():
+def test_a_training_text_that_is_held_out_too_is_dropped_and_counted():
     parts = leaking_parts()
     kept, dropped = prepare(parts)
     assert kept["train"].texts == ["own", "twice", "twice"]
     assert kept["train"].labels.tolist() == [0, 0, 1]
-    assert kept["unlabelled"].texts == ["free", "own"]
-    assert dropped == 4 + 2
+    assert dropped == 4
     assert len(parts["train"]) == 7  # what was handed in is as it was
+
+
+def test_a_train_that_is_all_held_out_is_refused_with_the_flag_that_keeps_it():
+    parts = {"train": part_of(["in test", "in validation"])} | {name: leaking_parts()[name] for name in ("validation", "test")}
+    with pytest.raises(UserError, match=r"every text to train on .* in validation or test; --keep_duplicates keeps it"):
+        prepare(parts)
+    assert prepare(parts, keep_duplicates=True)[0]["train"].texts == ["in test", "in validation"]
 
 
 def test_validation_and_test_never_shrink_by_duplicates():
@@ -498,6 +503,8 @@ WRONG = {
         "line 3 has more fields than the header; .*quotes",
     ),
     "tab too many": ("a.tsv", "label\ttext\n1\tgood\n0\tbad\tfilm\n", "line 3 has more fields than the header$"),
+    "tab too few": ("a.tsv", 'text\tlabel\n"good\nfilm"\t1\n', "line 2 has fewer fields than the header; .* several lines"),
+    "comma too few": ("a.csv", "label,text\n1,good\n0\n", "line 3 has fewer fields than the header$"),
     "endless quote": ("a.csv", 'text,label\ngood,1\n"bad,0\nbad,0\n', "line 4 is not readable"),
     "quote in front of a word": ("a.csv", 'text,label\n"Alien" is dull,0\n', "line 2 is not readable"),
     "long field in csv": ("a.csv", "text,label\ngood,1\n" + "a" * (LONGEST + 1) + ",1\n", "line 3 is not readable .*limit"),
