@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .model import Attention, DistilBertForSequenceClassification
-from .predict import evaluating
+from .predict import evaluating, in_eval_mode
 
 
 @contextlib.contextmanager
@@ -77,7 +77,6 @@ def integrated_gradients(
     place where no word lies, and got 0.90 (minilm after 2,000 reviews of IMDb, seven pieces).
     """
     words = model.encoder.embeddings.words
-    was_training = model.training
     blank = ids.clone()
     blank[:, 1:-1] = pad_id
     text, baseline = words(ids).detach(), words(blank).detach()  # (1, T, D)
@@ -86,8 +85,7 @@ def integrated_gradients(
         with hooked(words.register_forward_hook(lambda *_: points)):
             return log_odds(model(ids.expand(len(points), -1)))
 
-    model.eval()
-    try:
+    with in_eval_mode(model):
         gradients = torch.zeros_like(text)
         middles = (torch.arange(steps, dtype=text.dtype, device=text.device) + 0.5) / steps
         for alphas in middles.split(8):  # a batch that fits anywhere
@@ -96,6 +94,4 @@ def integrated_gradients(
             gradients += gradient.sum(dim=0) / steps
         with torch.no_grad():
             start, end = decide(torch.cat([baseline, text])).tolist()
-    finally:
-        model.train(was_training)
     return ((text - baseline) * gradients).sum(dim=2)[0], start, end  # (T,)

@@ -9,6 +9,9 @@ The block itself is Vaswani et al. 2017, "Attention Is All You Need" (https://ar
     D  width                  F  width of the feed-forward  C  classes
     L  blocks                 R  rows of a sequence that are asked for: those that the head reads, or all T
 
+A sequence is [CLS], the pieces of a text, [SEP]. [CLS] stands for no word, so its last vector is free to stand for the whole
+text: all that a classifier reads. For a masked LM some pieces are hidden, most behind [MASK], and it says what they were.
+
 A comment `# (B, T, D)` stands where the shape changes, and gives the shape of the line's result, or of each if there are
 several. tests/test_shapes.py runs the code and holds every one of them against the tensor.
 """
@@ -54,8 +57,8 @@ class Dropout(nn.Module):
 class Embeddings(nn.Module):
     """h₀ = dropout(norm(W[ids] + P[0..T-1])): what the token is, plus where it stands (BERT, section 3).
 
-    BERT adds a third term for the segment; DistilBERT leaves it out, as [SEP] parts two segments, too. The positions are
-    learned, so a sequence can't be longer than their table.
+    BERT adds a third term for the segment, that is, which of two texts a token is of; DistilBERT leaves it out, as [SEP] parts
+    two texts, too. The positions are learned, so a sequence can't be longer than their table.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -219,7 +222,7 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
     def labelled_logits(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, rows=None, chosen=None):
         """Logits (M, V) of positions with a label, say 15 in 100, and their labels (M,): no others meet the decoder's V·D."""
         if rows is None:  # training asks on the CPU: a number read off a GPU comes after all the work queued there
-            rows, chosen = (labelled_rows(labels)[name] for name in ("rows", "chosen"))  # (B, R), (M,)
+            rows, chosen = labelled_rows(labels).values()  # (B, R), (M,)
         hidden = self.encoder(input_ids, attention_mask, rows).flatten(0, 1)[chosen]  # (M, D)
         targets = labels.gather(1, rows).flatten()[chosen]  # (M,)
         return self.head(hidden, self.encoder.embeddings.words.weight), targets  # (M, V), (M,)
@@ -233,7 +236,7 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
 def labelled_rows(labels: Tensor) -> dict[str, Tensor]:
     """Where labels are: `rows` (B, R), R the most that a sequence has, and `chosen` (M,): which of these B·R do have one."""
     labelled = labels != IGNORED
-    R = max(int(labelled.sum(dim=1).max()), 1)
+    R = max(int(labelled.sum(dim=1).max()), 1)  # a sequence with fewer gets other positions, too: `chosen` leaves them out
     rows = labelled.int().argsort(dim=1, descending=True, stable=True)[:, :R].contiguous()  # (B, R)
     return {"rows": rows, "chosen": labelled.gather(1, rows).flatten().nonzero()[:, 0]}
 

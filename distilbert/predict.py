@@ -27,15 +27,22 @@ TRAINED = "; or, after training of your own, model.head_is_fresh = False"
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module):
-    """Eval mode (no dropout) and no gradients inside; the mode that was before, afterwards."""
-    was_training = model.training
+def in_eval_mode(model: nn.Module):
+    """No dropout inside; the mode that was before, afterwards."""
+    modes = {module: module.training for module in model.modules()}  # parts of it may differ, as a frozen encoder does
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module):
+    """`in_eval_mode`, and without gradients."""
+    with in_eval_mode(model), torch.inference_mode():
+        yield
 
 
 def check_pair(model: nn.Module, tokenizer) -> None:
@@ -108,18 +115,19 @@ def masked_lm_totals(
 def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list[tuple[str, float]]]:
     """For each [MASK] of the text, the `top` likeliest pieces with their probabilities.
 
-    Raises `UserError` for a model loaded without a trained head, for a tokenizer with more pieces than the model knows, and
-    for a text without [MASK].
+    Raises `UserError` for a model loaded without a trained head, for a tokenizer with more pieces than the model knows, for
+    a text without [MASK], and for one beyond the model's positions.
     """
     if model.head_is_fresh:
         raise UserError("this model's masked-LM head is untrained: train it first with python train_mlm.py --model …" + TRAINED)
     check_pair(model, tokenizer)
     limit = model.config.max_position_embeddings
     ids = torch.tensor([tokenizer.encode(text, limit)])
-    masked = (ids[0] == tokenizer.mask_id).nonzero().flatten()
-    if len(masked) == 0:
-        where = f"among the first {limit} tokens, which are what the model reads, of" if ids.shape[1] == limit else "in"
-        raise UserError(f'no [MASK] {where} {text[:60]!r}; write for example "The acting was [MASK]."')
+    masked, wanted = (ids[0] == tokenizer.mask_id).nonzero().flatten(), tokenizer.encode(text, None).count(tokenizer.mask_id)
+    if not wanted:
+        raise UserError(f'no [MASK] in {text[:60]!r}; write for example "The acting was [MASK]."')
+    if len(masked) < wanted:
+        raise UserError(f"a [MASK] of {text[:60]!r} lies beyond the {limit} tokens that the model reads; shorten the text")
     with evaluating(model):
         logits = model(ids.to(next(model.parameters()).device))[0].cpu()  # (T, V)
         probabilities, pieces = logits[masked].float().softmax(dim=1).topk(top)
@@ -132,7 +140,8 @@ def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list
 def infer_reviews(reviews: str | list[str], model: nn.Module, tokenizer, batch_size: int = 32, max_length: int = 512):
     """Judges one review or a list -> (class, label, confidence), or a list of such tuples, in order.
 
-    `tokenizer`: ours or one of transformers'. Texts are cut to `max_length` tokens or the model's positions.
+    `tokenizer`: ours or one of transformers'. Texts are cut to `max_length` tokens or the model's positions. One without a
+    word is judged like any other: look for it before, as what is said of it means nothing.
     Raises `UserError` for a model loaded without a trained head and for a tokenizer with more pieces than the model knows.
     """
     if getattr(model, "head_is_fresh", False):

@@ -87,6 +87,10 @@ def test_dropout_does_nothing_in_a_prediction(model, tokenizer):
 def test_the_models_mode_is_what_it_was(model, tokenizer, training):
     infer_reviews(REVIEWS, model.train(training), tokenizer)
     assert {module.training for module in model.modules()} == {training}
+    model.encoder.train(not training)  # as a frozen encoder's is
+    before = [module.training for module in model.modules()]
+    infer_reviews(REVIEWS, model, tokenizer)
+    assert [module.training for module in model.modules()] == before and len(set(before)) == 2
 
 
 def test_the_models_mode_is_what_it_was_after_an_error_too(model):
@@ -223,8 +227,9 @@ def test_fill_mask_refuses_an_untrained_head_and_a_text_without_a_mask(masked_lm
 
 
 def test_a_mask_beyond_the_models_positions_is_said_to_be_there(masked_lm, tokenizer):
-    with pytest.raises(UserError, match=rf"no \[MASK\] among the first {POSITIONS} tokens, .* of '(film ){{12}}'"):
-        fill_mask("film " * 100 + "[MASK]", masked_lm, tokenizer)
+    for before in ("", "[MASK] "):  # which alone would be answered
+        with pytest.raises(UserError, match=rf"a \[MASK\] of '.*(film ){{8}}.*' lies beyond the {POSITIONS} tokens"):
+            fill_mask(before + "film " * 100 + "[MASK]", masked_lm, tokenizer)
 
 
 def test_half_a_character_is_refused_in_a_list_too(model, tokenizer):
