@@ -8,7 +8,8 @@ from torch import Tensor
 def attention(q: Tensor, k: Tensor, v: Tensor, real: Tensor, heads: int) -> Tensor:
     """softmax(q·kᵀ/√K)·v in each head, the heads side by side: q, k, v (B, T, D) -> (B, T, D).
 
-    real (B, T) is 1 for a word and 0 for padding, which gets no weight. No loop is needed; F.scaled_dot_product_attention
+    real (B, T) is 1 for a word and 0 for padding, which gets no weight: nobody listens to it. (It asks all the same, and gets
+    a row like any other, which nobody reads.) No loop is needed; F.scaled_dot_product_attention
     is what the test compares with, so do without it.
     """
     raise NotImplementedError("your turn")

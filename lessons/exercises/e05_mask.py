@@ -19,9 +19,9 @@ def mask(
 SPECIAL = [0, 1, 2, 3, 4]
 
 
-def masked(count: int = 200_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def masked(count: int = 200_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ids = np.concatenate([[2], np.full(count, 7), [3], np.zeros(1_000, dtype=int)])  # text, then padding
-    return ids, *mask(ids.copy(), np.random.default_rng(0), vocab_size=50, mask_id=4, special_ids=SPECIAL)
+    return ids, *mask(ids.copy(), np.random.default_rng(seed), vocab_size=50, mask_id=4, special_ids=SPECIAL)
 
 
 def test_who_is_chosen():
@@ -41,6 +41,15 @@ def test_what_becomes_of_them():
     assert abs((fate == 7).mean() - (0.1 + 0.1 / 50)) < 0.01
     assert abs(((fate != 4) & (fate != 7)).mean() - random) < 0.01
     assert set(fate) == set(range(50)), "random ids come from the whole vocabulary"
+
+
+def test_chance_decides_and_anew_for_each_reading():
+    _, hidden, labels = masked()
+    chosen = labels != -100
+    for part in (slice(0, 100_000), slice(100_000, 200_000)):
+        assert abs(chosen[part].mean() - 0.15) < 0.01, "every place is as likely as another"
+        assert abs((hidden[part][chosen[part]] == 4).mean() - 0.8) < 0.02, "and so is every fate"
+    assert 0.01 < (chosen & (masked(seed=1)[2] != -100)).mean() < 0.04, "another reading hides other places: 0.15² are the same"
 
 
 def test_its_argument_stays_whole():

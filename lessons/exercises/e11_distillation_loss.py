@@ -33,13 +33,13 @@ def test_it_is_zero_for_a_perfect_student_and_positive_for_others():
 
 def test_its_value_and_its_gradient():
     student, teacher, graded = logits()
-    loss = distillation_loss(student, teacher, graded, T=2.0)
-    shares = F.softmax(teacher.detach() / 2, dim=2)
-    expected = 4 * (shares * (shares.log() - F.log_softmax(student.detach() / 2, dim=2))).sum(dim=2)[graded].mean()
+    loss = distillation_loss(student, teacher, graded, T=3.0)
+    shares = F.softmax(teacher.detach() / 3, dim=2)
+    expected = 9 * (shares * (shares.log() - F.log_softmax(student.detach() / 3, dim=2))).sum(dim=2)[graded].mean()
     torch.testing.assert_close(loss.detach(), expected)
     loss.backward()
     assert teacher.grad is None and (student.grad[~graded] == 0).all()
-    torch.testing.assert_close(student.grad[graded], 2 * (F.softmax(student.detach() / 2, dim=2) - shares)[graded] / 4)
+    torch.testing.assert_close(student.grad[graded], 3 * (F.softmax(student.detach() / 3, dim=2) - shares)[graded] / 4)
 
 
 def test_nothing_graded_is_no_loss():

@@ -36,6 +36,12 @@ def test_it_computes_with_every_second_block():
     torch.testing.assert_close(student(IDS), x)
 
 
+def test_the_order_is_the_one_asked_for():
+    teacher = model_of(4)
+    expected = teacher.blocks[0](teacher.blocks[2](teacher.embeddings(IDS), None), None)
+    torch.testing.assert_close(student_of(teacher, [2, 0]).eval()(IDS), expected)
+
+
 def test_all_blocks_make_the_teacher_again():
     teacher = model_of(4)
     torch.testing.assert_close(student_of(teacher, [0, 1, 2, 3]).eval()(IDS), teacher(IDS))

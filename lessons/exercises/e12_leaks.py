@@ -7,6 +7,7 @@ def drop_leaks(train: list[str], held_out: list[str]) -> list[str]:
     """The training texts, in order, whose letters and digits are not those of a held-out text.
 
     Case, spaces, line breaks, punctuation and accents do not make two texts different: "Très bon!" leaks "TRES BON".
+    (unicodedata.normalize("NFKD", text) parts accents from their letters; str.isalnum says no to accents, punctuation, spaces.)
     """
     raise NotImplementedError("your turn")
 
@@ -15,9 +16,10 @@ def drop_leaks(train: list[str], held_out: list[str]) -> list[str]:
 
 
 def test_near_copies_go_and_others_stay():
-    held_out = ["A gem.", "Très bon!", "Ten out of 10", "Хорошо"]
+    held_out = ["A gem.", "Très bon!", "Ten out of 10", "Хорошо", "Straße"]
     train = ["a  gem!", "A gem, nearly.", "TRES\nBON", "Ten out of 11", "ten-out-of-10...", "", "I slept.", "Плохо", "хорошо!"]
     assert drop_leaks(train, held_out) == ["A gem, nearly.", "Ten out of 11", "", "I slept.", "Плохо"]
+    assert drop_leaks(["_A_ gem", "A “gem” —", "STRASSE"], held_out) == [], "there is punctuation beyond the keyboard's"
 
 
 def test_repeats_within_training_are_no_leak():
