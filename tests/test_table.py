@@ -141,6 +141,26 @@ def test_the_front_page_names_each_flag_that_a_recipe_departs_by():
     assert table.flags(usual | changed) == ["--keep_breaks", "--num_train_epochs", "1", "--dropout", "0.1"]
     preset = vars(parse(train_cls.Arguments, ["--preset", "imdb-384", "--batching", "length"], train_cls.PRESETS))
     assert table.flags(preset) == ["--preset", "imdb-384", "--batching", "length"]
+    assert table.flags(preset | {"keep_breaks": False}) == ["--preset", "imdb-384", "--no_keep_breaks", "--batching", "length"]
+    del preset["head_learning_rate"]  # a record that is older than the flag
+    assert table.flags(preset) == ["--preset", "imdb-384", "--batching", "length"]
+
+
+@pytest.mark.parametrize("name", ["sst2", "SST-2", "dev"])
+def test_the_dev_set_is_found_under_whatever_it_was_given_as_if_it_is_whole(name):
+    whole = {"n": 872, "accuracy": 0.8}
+    assert table.sst2_dev({"evaluations": {"aclImdb": {"n": 25_000}, name: whole}}) == whole
+    assert table.sst2_dev({"evaluations": {name: {"n": 100}}}) is None and table.sst2_dev({}) is None
+
+
+@pytest.mark.parametrize(("bf16", "kind"), [(True, "bf16"), (False, "fp32")])
+def test_a_tuned_trainer_is_named_by_its_number_format(here, bf16, kind):
+    contestant = {"tokens_per_second": 7.0, "ours_is_faster_by": {"median": 2.0, "least": 1.0, "most": 3.0}}
+    contestants = dict.fromkeys(("ours auto", "trainer tuned"), contestant | {"peak_memory_bytes": None})
+    (here.parent / "benchmarks").mkdir()
+    content = {"bf16": bf16, "results": [{"size": "base", "task": "classification", "contestants": contestants}]}
+    (here.parent / "benchmarks" / "compare.json").write_text(json.dumps(content))
+    assert f"| Trainer, {kind}, our batches by length |" in table.side_by_side()
 
 
 def test_the_kinds_of_review_are_those_of_the_whole_test(here):
@@ -170,5 +190,5 @@ def test_memory_that_was_not_measured_is_left_out(here):
         for task, ours, theirs in peaks
     ]  # fmt: skip
     (here.parent / "benchmarks").mkdir()
-    (here.parent / "benchmarks" / "compare.json").write_text(json.dumps({"results": results}))
+    (here.parent / "benchmarks" / "compare.json").write_text(json.dumps({"bf16": True, "results": results}))
     assert [row.split("|")[-2].strip() for row in table.side_by_side().splitlines()[2:]] == ["2.0 GiB → 1.0 GiB", ""]
