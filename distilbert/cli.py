@@ -82,6 +82,8 @@ def _converter(item) -> Callable[[str], object]:
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
+        if kind is str and text.encode("utf-8", "replace").decode() != text:  # a record could not hold it
+            raise argparse.ArgumentTypeError("its bytes are not UTF-8")
         if choices and value not in choices:
             raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
         if kind is float and not math.isfinite(value):

@@ -30,7 +30,8 @@ def draw_curves(runs: list[Path], output: Path) -> bool:
             ) from None
         training = [line for line in lines if "loss" in line]
         evaluations = [line for line in lines if "eval_loss" in line]
-        style, dots = {"label": run.name, "color": f"C{number}"}, {"color": f"C{number}", "marker": "o", "linestyle": ":"}
+        name = run.name.replace("$", r"\$")  # between two of them matplotlib reads mathematics
+        style, dots = {"label": name, "color": f"C{number}"}, {"color": f"C{number}", "marker": "o", "linestyle": ":"}
         steps, evaluated = ([line["step"] for line in chosen] for chosen in (training, evaluations))
         masked = any("eval_masked_accuracy" in line for line in evaluations)
         key = "eval_masked_accuracy" if masked else "eval_accuracy"

@@ -60,6 +60,8 @@ class Directory:
         Of a fresh run that starts from what is here (`model`, as --model says) the model stays, needed until the end. Raises
         `UserError` when log.jsonl is a link.
         """
+        if self.log.is_symlink() and not fresh:
+            raise UserError(f"{self.log}: is a link, expected a file")
         (self.path / "run.json").unlink(missing_ok=True)  # first: killed at any point from here on, this is no finished run
         halves = [path for name in WRITTEN for path in self.path.glob(f".{name}.[0-9]*.part")]  # of a process that was killed
         halves += [*self.checkpoints.glob(".step-*.part"), *self.checkpoints.glob(".arguments.json.[0-9]*.part")]
@@ -73,8 +75,6 @@ class Directory:
         for pattern in stale:  # these and no others: the directory may hold files that are not ours
             for path in self.path.glob(pattern):
                 path.unlink()
-        if self.log.is_symlink():
-            raise UserError(f"{self.log}: is a link, expected a file")
         if fresh:
             return 0
         content = self.log.read_bytes()[:log_bytes] if self.log.exists() else b""

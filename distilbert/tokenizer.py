@@ -121,7 +121,7 @@ class Tokenizer:
         write_text(Path(directory) / "tokenizer.json", self.backend.to_str())
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",  # which takes tokenizer.json as it is
-            "do_lower_case": getattr(self.backend.normalizer, "lowercase", True),
+            "do_lower_case": getattr(self.backend.normalizer, "lowercase", False),
             "model_max_length": max_length,
             "model_input_names": ["input_ids", "attention_mask"],
         }

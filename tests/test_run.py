@@ -561,12 +561,12 @@ def test_files_that_are_not_a_runs_are_not_replaced_unasked(tmp_path):
 def test_a_link_in_a_strangers_run_directory_is_not_written_through(finished, tmp_path, name):
     shutil.copytree(finished.directory, tmp_path / "run")
     (tmp_path / "mine").write_text("mine")
-    (tmp_path / "run" / "run.json").unlink()
     (tmp_path / "run" / name).unlink()
     (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    before = contents(tmp_path / "run")
     with pytest.raises(UserError, match=r"can't be written to|is a link, expected a file"):
-        train_cls.main([*finished.flags, "--output_dir", str(tmp_path / "run"), "--resume"])
-    assert (tmp_path / "mine").read_text() == "mine"
+        train_cls.main([*finished.flags, "--num_train_epochs", "9", "--output_dir", str(tmp_path / "run"), "--resume"])
+    assert (tmp_path / "mine").read_text() == "mine" and contents(tmp_path / "run") == before
 
 
 def test_a_run_clears_up_after_itself_and_no_other(tmp_path):
@@ -642,6 +642,12 @@ def test_a_run_is_finished_where_its_curves_cannot_be_drawn(finished, tmp_path, 
     monkeypatch.setattr("distilbert.run.draw_curves", fail)
     train_cls.main([*finished.flags, "--output_dir", str(tmp_path / "run"), "--max_steps", "1"])
     assert (tmp_path / "run" / "run.json").exists() and "no curves.svg: log.jsonl: not a whole log" in capsys.readouterr().out
+
+
+def test_a_run_whose_name_is_no_mathematics_is_drawn_and_finished(finished, tmp_path):
+    directory = tmp_path / "$a_2_2$"
+    train_cls.main([*finished.flags, "--output_dir", str(directory), "--max_steps", "1"])
+    assert (directory / "run.json").exists() and (directory / "curves.svg").exists()
 
 
 def test_a_run_that_is_being_replaced_is_no_finished_run_from_the_first_moment(finished, tmp_path, monkeypatch):

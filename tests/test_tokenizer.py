@@ -305,3 +305,13 @@ def test_a_cased_vocabulary_keeps_its_capitals_here_and_in_transformers(tmp_path
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")("Film film")["input_ids"] == [2, 5, 6, 3]
     (tmp_path / "tokenizer_config.json").unlink()
     assert Tokenizer.from_pretrained(tmp_path).encode("Film film") == [2, 6, 6, 3]
+
+
+@pytest.mark.parametrize("name", ["uncased", "cased", "none"])
+def test_what_is_written_of_lower_case_is_what_the_tokenizer_does(tmp_path, name):
+    tokenizer = Tokenizer.from_texts(["Film film"])
+    tokenizer.backend.normalizer = (
+        tokenizers.normalizers.BertNormalizer(lowercase=name == "uncased") if name != "none" else None
+    )
+    tokenizer.save_pretrained(tmp_path, 512)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["do_lower_case"] == (name == "uncased")

@@ -452,6 +452,18 @@ def test_a_finished_run_of_another_recipe_is_not_this_one(train):
         train("run", "--resume", "--learning_rate", "1e-4")
 
 
+def test_a_finished_run_without_its_checkpoints_is_still_of_one_recipe(finished, tmp_path, capsys):
+    run = shutil.copytree(finished.directory, tmp_path / finished.directory.name)
+    shutil.rmtree(run / "checkpoint")
+    flags = [*finished.flags, "--output_dir", str(run), "--resume"]
+    train_cls.main(flags)
+    assert "holds a finished run" in capsys.readouterr().out
+    with pytest.raises(UserError, match="the run has --seed"):
+        train_cls.main([*flags, "--seed", "77"])
+    with pytest.raises(UserError, match="the run has --classifier_head, which is no flag of this script"):
+        train_mlm.main(["--output_dir", str(run), "--resume"])
+
+
 @pytest.mark.parametrize("length", [["--max_steps", "5"], ["--num_train_epochs", "1"]])
 def test_resume_without_the_runs_length_keeps_it(finished, tmp_path, monkeypatch, length):
     """The default is 5 epochs of 8 steps."""
