@@ -176,6 +176,15 @@ def test_an_earlier_download_serves_where_no_hub_answers(tmp_path):
     assert locate("owner/name") == kept
 
 
+def test_a_hub_that_falls_silent_after_its_first_answer_is_said_to_be_absent(snapshot, monkeypatch):
+    def nothing(name, **options):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection, and no file in the cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nothing)
+    with pytest.raises(UserError, match=NO_HUB):
+        locate("owner/name")
+
+
 def test_a_repository_without_safetensors_is_told_with_the_way_to_them(snapshot):
     (snapshot.directory / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"owner/name: there is no model\.safetensors in it.* save_pretrained"):
