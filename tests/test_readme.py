@@ -184,7 +184,7 @@ def test_what_it_says_of_an_adaptation_is_in_its_record(arm):
 def test_adapted_encoders_learn_as_much_faster_as_it_says(arm):
     runs = json.loads((ROOT / "results" / "adaptation" / "runs.json").read_text())["runs"]
     curves = {(run["arm"], run["labels"], run["seed"]): run["validation"] for run in runs}
-    pairs = [(curves["plain", *pair], curves[arm, *pair]) for which, *pair in curves if which == "plain"]
+    pairs = [(curves["plain", *pair], curves[arm, *pair]) for which, *pair in curves if which == arm]
     lower = sum(min(loss for _, loss, _ in adapted) < min(loss for _, loss, _ in plain) for plain, adapted in pairs)
     reached, sooner = 0, 0
     for plain, adapted in pairs:
