@@ -65,7 +65,9 @@ def train(run: Run) -> None:
 
     # text → parts → ids
     if args.pack and args.truncate:
-        raise UserError("--pack and --truncate exclude each other: one keeps what the other cuts off")
+        raise UserError(
+            "--pack and --truncate exclude each other: one keeps what the other cuts off (a preset's: --no_truncate)"
+        )
     parts = load(args.data, args.split, args.keep_breaks)
     parts = corpus_parts(parts, args.corpus, args.data)
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
