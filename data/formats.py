@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from distilbert.errors import UserError
+from distilbert.files import encodable
 
 IMDB = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 SST2 = "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip"
@@ -108,7 +109,7 @@ def table_rows(path: Path, content: str | None = None) -> Iterator[Row]:
         text, label = record.get("text", record.get("sentence")), record.get("label")  # GLUE's files say sentence
         if not isinstance(text, str):
             raise UserError(f"{path}: line {number} has no text; expected a column 'text' (and 'label': 0/1 or neg/pos)")
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        if not encodable(text):
             raise UserError(f"{path}: line {number} holds half a surrogate pair (\\ud800 to \\udfff), which is no character")
         key = "" if label is None else str(label).strip().lower()
         if label is not None and key not in LABELS:

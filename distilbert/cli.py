@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from .errors import FULL, UserError
-from .files import cache_directory
+from .files import cache_directory, encodable
 
 
 def flag(
@@ -82,7 +82,7 @@ def _converter(item) -> Callable[[str], object]:
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
-        if kind is str and text.encode("utf-8", "replace").decode() != text:  # a record could not hold it
+        if kind is str and not encodable(text):  # a record could not hold it
             raise argparse.ArgumentTypeError("its bytes are not UTF-8")
         if choices and value not in choices:
             raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")

@@ -100,6 +100,15 @@ def checksum(path: Path, kind: str = "sha256") -> str:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can hold it. Half a surrogate pair it can't: JSON may name one, an odd byte of a command line is one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def fingerprint(texts: Iterable[str]) -> str:
     """A SHA-256 of the texts, in hexadecimal; where one ends and the next begins counts too."""
     digest = hashlib.sha256()

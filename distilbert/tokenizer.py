@@ -8,7 +8,7 @@ from pathlib import Path
 import tokenizers
 
 from .errors import UserError
-from .files import read_json, write_json, write_text
+from .files import encodable, read_json, write_json, write_text
 
 OPTIONS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -16,7 +16,7 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 def readable(text: str) -> str:
     """The text. Raises `UserError` where it holds half characters, as a command line's bytes that are not UTF-8 become."""
-    if text.encode("utf-8", "replace").decode() != text:
+    if not encodable(text):
         raise UserError("the text is not readable: its bytes are not UTF-8")
     return text
 
