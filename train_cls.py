@@ -59,7 +59,7 @@ def train(run: Run) -> None:
 
     # text → parts → ids
     parts = load(args.data, args.split, args.keep_breaks)
-    parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
+    parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed, args.data)
     parts = check_classes(parts, ("train", "validation", "test"), args.data)
     model, tokenizer = starting_point(
         DistilBertForSequenceClassification, args, parts["train"].texts, classifier_head=args.classifier_head

@@ -70,7 +70,7 @@ def train(run: Run) -> None:
         )
     parts = load(args.data, args.split, args.keep_breaks)
     parts = corpus_parts(parts, args.corpus, args.data)
-    parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
+    parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed, args.data)
     model, tokenizer = starting_point(DistilBertForMaskedLM, args, parts["train"].texts)
     identity = tokenizer.backend.to_str()  # all of it as text: what the cache of ids is filed under, and --resume compares
     sequences = {}

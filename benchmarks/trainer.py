@@ -53,7 +53,7 @@ def main() -> None:
         if getattr(args, name) not in values:
             raise UserError(f"{given.run}: a run with --{name} {getattr(args, name)} has no counterpart here")
     parts = load(args.data, args.split, args.keep_breaks)
-    parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed)
+    parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed, args.data)
 
     with tempfile.TemporaryDirectory() as folder:
         encoder = DistilBertModel.from_pretrained(args.model)

@@ -143,12 +143,11 @@ def table_parts(path: Path, whole: bool = False) -> Parts:
 # ---- what happens to the parts before training
 
 
-def prepare(
-    parts: Parts, keep_duplicates: bool = False, train_size: int | None = None, eval_size: int | None = None, seed: int = 0
-) -> tuple[Parts, int]:
+def prepare(parts: Parts, keep_duplicates=False, train_size=None, eval_size=None, seed=0, data="") -> tuple[Parts, int]:
     """Drops what leaks, then takes subsets -> (parts, number of texts dropped).
 
     A text of train that is also in validation or test would be measured as if it were new. Raises `UserError` if all are.
+    train_size; eval_size, of validation and of test each: so many texts, classes in proportion (None: all). data: its name.
     """
     held_out = {text for name in ("validation", "test") if name in parts for text in parts[name].texts}
     kept, dropped = dict(parts), 0
@@ -156,7 +155,7 @@ def prepare(
         kept["train"] = parts["train"].take(i for i, text in enumerate(parts["train"].texts) if text not in held_out)
         dropped = len(parts["train"]) - len(kept["train"])
         if not len(kept["train"]):
-            raise UserError("every text to train on also stands in validation or test; --keep_duplicates keeps it")
+            raise UserError(f"--data {data}: every text to train on stands in validation or test; --keep_duplicates keeps it")
     for name, size in (("train", train_size), ("validation", eval_size), ("test", eval_size)):
         if name in kept and size is not None:
             kept[name] = kept[name].take(stratified(kept[name].labels, size, seed)[0])

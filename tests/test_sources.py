@@ -299,8 +299,10 @@ def test_a_training_text_that_is_held_out_too_is_dropped_and_counted():
 
 def test_a_train_that_is_all_held_out_is_refused_with_the_flag_that_keeps_it():
     parts = {"train": part_of(["in test", "in validation"])} | {name: leaking_parts()[name] for name in ("validation", "test")}
-    with pytest.raises(UserError, match=r"every text to train on .* in validation or test; --keep_duplicates keeps it"):
-        prepare(parts)
+    with pytest.raises(
+        UserError, match=r"--data toy: every text to train on stands in validation or test; --keep_duplicates keeps it"
+    ):
+        prepare(parts, data="toy")
     assert prepare(parts, keep_duplicates=True)[0]["train"].texts == ["in test", "in validation"]
 
 

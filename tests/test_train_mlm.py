@@ -240,7 +240,9 @@ def test_a_line_that_stands_twice_in_a_text_file_is_not_trained_on_and_held_out(
 def test_a_text_file_of_one_text_again_and_again_is_refused_in_words(tmp_path):
     (tmp_path / "book.txt").write_text("The same line.\n" * 3)
     flags = [*TINY, "--data", str(tmp_path / "book.txt"), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]
-    with pytest.raises(UserError, match=r"every text to train on .* in validation or test; --keep_duplicates keeps it"):
+    with pytest.raises(
+        UserError, match=r"book\.txt: every text to .* stands in validation or test; --keep_duplicates keeps it"
+    ):
         train_mlm.main(flags)
     train_mlm.main([*flags, "--keep_duplicates"])
 
