@@ -170,7 +170,9 @@ def same_data(given: str, trained_on: str) -> bool:
 
 
 def split_of(args: Arguments, own: dict, data: str) -> str:
-    """--split, or the run's. Raises `UserError` where another than the run's would hold out what the run has learnt from."""
+    """--split, or the run's. Raises `UserError` where it would hold out what the run has learnt from: as another split than
+    the run's may, and the same one of another archive.
+    """
     own_split = own.get("split", "official")
     split = args.split or own_split
     # seed-a takes validation from the official test, the others from train: so each may hold what another was learnt from

@@ -94,10 +94,10 @@ class Pretrained:
 
     @classmethod
     def from_pretrained(cls, model: str | Path, classifier_head: str | None = None, **changes):
-        """From a directory, a short name or a hub id. `changes` are configuration fields to override (dropout, …).
+        """From a directory, a short name or a hub id. `changes`: configuration fields to override (dropout, …), not sizes.
 
         A head that the checkpoint has not, or has of another kind than `classifier_head`, is made fresh and announced.
-        Raises `UserError` for whatever is missing, left over, misshapen, not finite or not readable, and for a change of size.
+        Raises `UserError` for whatever is missing, left over, misshapen, not finite or not readable, and for a size to change.
         """
         architecture, directory = cls.__name__, locate(str(model))
         config, tensors, called = read_checkpoint(directory)

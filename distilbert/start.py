@@ -33,9 +33,8 @@ def starting_point(model_class, args, texts: list[str], **changes):
     if args.model in ("scratch", "scratch-tiny"):
         tokenizer = Tokenizer.from_texts(texts)
         tiny = {"dim": 64, "hidden_dim": 256, "n_layers": 2, "n_heads": 4} if args.model == "scratch-tiny" else {}
-        if head := changes.get("classifier_head"):
-            tiny["seq_classif_dropout"] = HEAD_DROPOUT[head]
-        model = model_class(DistilBertConfig(vocab_size=len(tokenizer), **tiny, **changes))
+        config = DistilBertConfig(vocab_size=len(tokenizer), **tiny, **changes)
+        model = model_class(config.replace(seq_classif_dropout=HEAD_DROPOUT[config.classifier_head]))
     else:
         model, tokenizer = model_class.from_pretrained(args.model, **changes), Tokenizer.from_pretrained(args.model)
     try:
