@@ -129,8 +129,6 @@ class Run:
                 self.progress, self.scaler_state = self._progress_of(state), state["scaler"]
             elif (self.directory / "run.json").exists() and not self.arguments.overwrite:
                 raise occupied if self.workers.rank == 0 else SystemExit(2)
-            if self.arguments.max_steps is not None and self.arguments.max_steps < self.progress.step:
-                raise UserError(f"--resume: --max_steps {self.arguments.max_steps}, but {self.progress.step} steps are done")
         if self.arguments.resume:
             at = (
                 f"resuming after step {self.progress.step}" if tensors else f"no checkpoint in {self.directory}: starting fresh"

@@ -303,6 +303,8 @@ def limited(kind: str, numbers: range, run: Path, send: Callable[[object], None]
     if Path("/proc/self/statm").exists():
         has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (has + MEMORY, has + MEMORY))
+    torch.set_num_threads(1)  # each thread takes memory, and machines have more or fewer of them
+    os.environ["RAYON_NUM_THREADS"] = "1"  # the tokenizers' threads
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.modules["matplotlib"] = None  # pictures take longer than all the rest
     send(fuzz(kind, numbers, run, send))
@@ -342,9 +344,10 @@ def fuzz(kind: str, numbers: range, run: Path, report: Callable[[str], None]) ->
                     read(folder)
             except SystemExit as ended:
                 refused += 1
-                if ended.code != 2 or len(said.getvalue().splitlines()) > 3 or len(said.getvalue()) > 1_200:
+                too_large = "a batch that did not fit" in said.getvalue()  # what `user_errors` says where memory runs out
+                if ended.code != 2 or too_large or len(said.getvalue().splitlines()) > 3 or len(said.getvalue()) > 1_200:
                     report(f"{kind} {number}: exit status {ended.code}, {said.getvalue()[:500]}")
-            except BaseException as error:  # a MemoryError, a panic of a Rust library, a hang, a bug
+            except BaseException as error:  # a panic of a Rust library, a hang, a bug
                 trace = traceback.extract_tb(error.__traceback__)[-1]
                 report(f"{kind} {number}: {type(error).__name__}: {str(error)[:200]} ({trace.filename}:{trace.lineno})")
             finally:

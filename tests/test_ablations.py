@@ -36,6 +36,16 @@ def test_the_table_sets_each_change_beside_the_base():
     assert tail == "| `--truncation tail` | 0.9125 (0.8993 to 0.9241) | +0.0125 | 0.2500 | fp32, 10.1 |"
 
 
+def test_a_record_counts_validation_and_nothing_of_the_test(tmp_path):
+    metrics = {
+        "validation": {"n": 20, "loss": 0.5, "confusion_matrix": [[7, 3], [2, 8]]},
+        "test": {"n": 30, "loss": 0.1, "confusion_matrix": [[15, 0], [0, 15]]},
+    }
+    (tmp_path / "run.json").write_text(json.dumps({"metrics": metrics, "seconds": 60.0, "arguments": {}, "machine": {}}))
+    expected = {"n": 20, "right": 15, "loss": 0.5, "seconds": 60.0, "arguments": {}, "machine": {}}
+    assert ablations.record_of(tmp_path) == expected
+
+
 @pytest.mark.parametrize("benchmark", [ablations, adaptation])
 def test_figures_are_written_beside_the_runs_unless_told_otherwise(tmp_path, monkeypatch, benchmark):
     """The committed records are replaced by whoever names their place, and by nobody else."""

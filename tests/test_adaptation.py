@@ -24,6 +24,15 @@ def record(arm: str, labels: int, seed: int, right: int, n: int = 2000) -> dict:
     return {"arm": arm, "labels": labels, "seed": seed, "n": n, "right": right, "validation": curve}
 
 
+def test_a_record_counts_what_evaluate_judged_right_and_follows_validation(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"arguments": {"data": "toy.jsonl"}}))
+    (tmp_path / "eval-toy.json").write_text(json.dumps({"n": 20, "confusion_matrix": [[7, 3], [1, 9]]}))
+    lines = [{"step": 2, "loss": 0.7}, {"step": 4, "eval_loss": 0.6, "eval_accuracy": 0.5}]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    expected = {"arm": "plain", "labels": 100, "seed": 2, "n": 20, "right": 16, "validation": [[4, 0.6, 0.5]]}
+    assert adaptation.record_of(tmp_path, "plain", 100, 2) == expected
+
+
 def test_the_arms_differ_in_the_encoder_and_the_directory_alone():
     given = Namespace(model="minilm", data="imdb", runs=Path("runs"), test_size=7, classify=["--max_length", "256"])
     _, plain = adaptation.commands(given, "plain", 100, 2)

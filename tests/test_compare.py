@@ -130,6 +130,27 @@ def test_the_tuned_trainer_has_the_very_batches_of_ours(tmp_path, cache, monkeyp
     assert found == ours and len(set(found)) > 1
 
 
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [("mlm", "--pack --dropout 0.1"), ("classification", "--truncation head --classifier_head pre_classifier")],
+)
+def test_ours_has_the_trainers_head_dropout_and_texts_and_its_first_step_is_not_counted(tmp_path, monkeypatch, task, expected):
+    def run(script, run_name):
+        assert Path(script).name == sys.argv[0] == {"mlm": "train_mlm.py", "classification": "train_cls.py"}[task]
+        assert " ".join(sys.argv).endswith(f"--precision bf16 --seed 5 --max_steps 3 --batch_size 4 --max_length 32 {expected}")
+        lines = [
+            {"tokens": 1, "seconds": 9.0},
+            {"tokens": 20, "seconds": 2.0},
+            {"eval_loss": 1},
+            {"tokens": 30, "seconds": 3.0},
+        ]
+        (tmp_path / "ours").mkdir()
+        (tmp_path / "ours" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    monkeypatch.setattr(contestants.runpy, "run_path", run)
+    assert contestants.our_script(tmp_path, task, "bf16", 2, 4, 32, seed=5) == {"tokens": 50, "seconds": 5.0}
+
+
 def test_without_bf16_in_hardware_nobody_needs_it():
     tuned = ["trainer tuned", "trainer tuned-no-attention-dropout"]  # in fp32 then
     assert compare.contestants("classification", bf16=False) == ["ours auto", "trainer default", *tuned]

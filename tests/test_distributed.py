@@ -14,6 +14,8 @@ import torch
 from conftest import TINY, write_toy_corpus
 from safetensors.torch import load_file
 
+import train_cls
+import train_mlm
 from distilbert.distributed import Workers
 from distilbert.errors import UserError
 
@@ -68,6 +70,37 @@ def test_one_process_alone_communicates_nothing():
     assert workers.add_up(model, 0.5) == 0.5 and model.weight.grad is None
     assert workers.share(np.arange(4)).tolist() == [0, 1, 2, 3]
     workers.leave()
+
+
+def test_sums_are_in_fp32_and_of_zeros_for_an_empty_share_and_the_largest_number_is_no_sum(monkeypatch):
+    asked, workers, model = [], Workers(), torch.nn.Linear(2, 2).bfloat16()
+    monkeypatch.setattr(workers, "size", 2)
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda tensor, *how: asked.append((tensor.dtype, *how)) or tensor.mul_(2)
+    )
+    model.weight.grad = torch.ones_like(model.weight)  # the bias has none
+    workers.add_up(model, 0.5)
+    workers.total(3)
+    workers.largest(3)
+    operations = torch.distributed.ReduceOp
+    assert asked == [(torch.float32,)] * 2 + [(torch.int64, operations.SUM), (torch.int64, operations.MAX)]
+    assert (model.weight.grad == 2).all() and (model.bias.grad == 0).all() and model.bias.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("script", [train_cls, train_mlm])
+def test_a_process_whose_share_of_a_step_is_empty_takes_it_in_fp16_too(tmp_path, monkeypatch, script):
+    def add_up(workers, model, loss):  # the others' gradients
+        assert all(p.grad is None for p in model.parameters())
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        return loss + 1
+
+    monkeypatch.setattr(Workers, "share", lambda workers, batch: batch[:0])
+    monkeypatch.setattr(Workers, "total", lambda workers, *counts: [5, 50])
+    monkeypatch.setattr(Workers, "add_up", add_up)
+    flags = ["--data", str(write_toy_corpus(tmp_path / "toy.jsonl", 50)), *FLAGS, "--precision", "fp16", "--max_steps", "2"]
+    script.main([*flags, "--output_dir", str(tmp_path / "run")])
+    assert [line["loss"] for line in log(tmp_path / "run") if "loss" in line] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

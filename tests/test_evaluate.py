@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from conftest import TINY, imdb_members, train_and_record, write_tar, write_toy_corpus
+from matplotlib.axes import Axes
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 import evaluate
@@ -79,6 +80,13 @@ def test_the_runs_own_logits_and_figures_come_out_again(finished, run, judged, c
     assert f"accuracy   {recorded['accuracy']:.4f}" in said and f"roc_auc    {recorded['roc_auc']:.4f}" in said
 
 
+def test_the_printed_matrix_has_what_a_text_is_in_rows_and_what_was_said_of_it_in_columns(capsys):
+    evaluate.print_metrics(
+        "toy", {"n": 16, "accuracy": 0.8125, "accuracy_interval": (0.5, 0.9), "confusion_matrix": [[6, 2], [1, 7]]}
+    )
+    assert re.search(r"said +Negative +Positive\n +is Negative +6 +2\n +is Positive +1 +7\n", capsys.readouterr().out)
+
+
 def test_what_evaluation_writes_names_no_path(run):
     measure(run)
     text = (run / "eval-toy.json").read_text()
@@ -106,18 +114,49 @@ def test_the_picture_shows_the_matrix_and_how_sure_the_model_was(run, two):
 
 
 def test_the_pictures_numbers_are_the_matrix_and_its_line_is_accuracy_over_confidence(tmp_path, monkeypatch):
-    drawn = []
+    drawn, placed, text = [], [], Axes.text
+    monkeypatch.setattr(Axes, "text", lambda axes, *at, **style: placed.append(at) or text(axes, *at, **style))
     monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda _, x, y, **style: drawn.append((list(x), list(y))))
     monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda _: None)
     bins = np.array([2, 0, 4]), np.array([1, 0, 3]), np.array([1.2, 0.0, 3.8])  # texts, right ones, summed confidence
     draw_judgements([[7, 2], [1, 6]], {"as trained": bins}, tmp_path / "picture.svg")
     assert re.findall(r"<!-- (\d+) -->", (tmp_path / "picture.svg").read_text()) == ["7", "2", "1", "6"]
+    assert placed == [(0, 0, "7"), (1, 0, "2"), (0, 1, "1"), (1, 1, "6")]  # x: said, y: is, downwards
     assert drawn == [([0.5, 1], [0.5, 1]), ([0.6, 0.95], [0.5, 0.75])]
 
 
 def test_each_part_of_the_runs_data_can_be_measured(run):
     assert [measure(run, "--part", part)["n"] for part in ("train", "validation", "test")] == [128, 16, 16]
     assert measure(run, "--part", "train", "--eval_size", 9)["n"] == 9 and measure(run, "--eval_size", 10)["n"] == 10
+
+
+def test_a_run_that_kept_breaks_is_measured_with_them(run, monkeypatch):
+    path, kept = run / "checkpoint" / "arguments.json", []
+    monkeypatch.setattr(evaluate, "load", lambda *args, **named: kept.append(args[2]) or load(*args, **named))
+    for keep in (False, True):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"keep_breaks": keep}))
+        measure(run)
+    assert kept == [False, True]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_training_part_is_measured_without_the_leaks_that_the_run_dropped(run, corpus, keep):
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()[:24]]
+    parts = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4
+    rows = [row | {"split": part} for row, part in zip(rows, parts, strict=True)]
+    rows[0]["text"] = rows[20]["text"]  # line 1 of train stands in test, too
+    path = run.parent / "leaky.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    stored = run / "checkpoint" / "arguments.json"
+    changed = {"data": str(path), "keep_duplicates": keep, "train_size": None}
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | changed))
+    assert measure(run, "--part", "train")["n"] == 15 + keep
+
+
+def test_the_number_format_is_that_of_the_weights(run, judged):
+    formats = [measure(run)["number_format"], measure(run, "--precision", "bf16")["number_format"]]
+    np.testing.assert_allclose(judged[0], judged[1], rtol=0, atol=0.3)
+    assert formats == ["fp32", "bf16"] and not np.allclose(judged[0], judged[1], rtol=0, atol=1e-4)
 
 
 def test_the_subset_that_the_run_was_tested_on_is_measured_again(corpus, tmp_path, judged):
@@ -172,7 +211,10 @@ def test_a_temperature_of_other_data_leaves_the_runs_own_alone(run, two, tmp_pat
     assert (run / "calibration.json").read_bytes() == before and (run / "calibration-elsewhere.json").exists()
 
 
-@pytest.mark.parametrize("flags", [["--max_length", 9], ["--truncation", "tail"], ["--eval_size", 8], ["--part", "train"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--max_length", 9], ["--truncation", "tail"], ["--eval_size", 8], ["--part", "train"], ["--split", "seed-b"]],
+)
 def test_a_temperature_of_another_measurement_leaves_the_runs_own_alone(run, two, flags):
     measure(run, "--calibrate")
     before = (run / "calibration.json").read_bytes()
@@ -349,16 +391,18 @@ def test_a_model_that_transformers_wrote_is_measured_with_its_own_logits(finishe
     theirs.save_pretrained(tmp_path / "theirs")
     tokenizer = transformers.AutoTokenizer.from_pretrained(finished.directory)
     tokenizer.save_pretrained(tmp_path / "theirs")
-    found = measure(tmp_path / "theirs", "--data", other)
     rows = [json.loads(line) for line in other.read_text().splitlines()]
+    rows[0]["text"] = " ".join(row["text"] for row in rows)  # longer than its positions
+    other.write_text("\n".join(map(json.dumps, rows)))
+    found = measure(tmp_path / "theirs", "--data", other)
     labels = [row["label"] for row in rows]
     with torch.inference_mode():
-        batch = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+        batch = tokenizer([row["text"] for row in rows], padding=True, truncation=True, max_length=40, return_tensors="pt")
         scores = theirs(**batch).logits.softmax(dim=1).numpy()
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, scores.argmax(1)))
     assert found["f1"] == pytest.approx(f1_score(labels, scores.argmax(1)))
     assert found["roc_auc"] == pytest.approx(roc_auc_score(labels, scores[:, 1]))
-    assert found["max_length"] == 40  # its positions
+    assert (found["max_length"], found["truncation"]) == (40, "head")  # its positions, and as transformers cuts
 
 
 def test_a_text_is_judged_as_infer_reviews_does_and_nothing_is_written(run, capsys):

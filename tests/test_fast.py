@@ -77,6 +77,14 @@ def attention(monkeypatch, size: int, p: float, x, mask):
     return module, module(x, mask, x)
 
 
+@pytest.mark.parametrize(("size", "expected"), [(1, [1, 1, 1, 1]), (3, [3, 1]), (4, [4])])
+def test_attention_takes_as_many_sequences_at_a_time_as_their_weights_fit_a_piece(monkeypatch, size, expected):
+    seen, attend = [], ours.Attention.attend
+    monkeypatch.setattr(ours.Attention, "attend", lambda module, *args: seen.append(len(args[0])) or attend(module, *args))
+    attention(monkeypatch, size, 0.0, torch.ones(4, 13, 12, dtype=torch.float64), None)
+    assert seen == expected
+
+
 def test_in_pieces_gradients_with_dropout_are_the_derivatives_of_that_forward(monkeypatch):
     """By central differences, each from the same seed."""
     x = torch.randn(4, 13, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

@@ -114,7 +114,7 @@ def test_control_c_ends_an_evaluation_with_130_and_leaves_no_file(program, undis
     directory = undisturbed("train_cls.py", "fp32").directory
     before = {path.name for path in directory.iterdir()}
     said = directory.parent / "evaluate.txt"
-    kill = Kill(signal.SIGINT, "predict_logits")
+    kill = Kill(signal.SIGINT, "predict_logits", hold=True)
     assert warm.run("evaluate.py", ["--model", str(directory)], said, kill) == 130
     assert said.read_text() == "" and {path.name for path in directory.iterdir()} == before
 

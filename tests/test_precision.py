@@ -134,7 +134,10 @@ def test_peak_memory_is_in_bytes():
     assert held.nbytes < Precision("cpu", "fp32").peak_memory() < 2**40
 
 
-@pytest.mark.skipif("VmHWM" not in Path("/proc/self/status").read_text(), reason="this system does not say it")
+STATUS = Path("/proc/self/status")
+
+
+@pytest.mark.skipif(not STATUS.exists() or "VmHWM" not in STATUS.read_text(), reason="this system does not say it")
 def test_peak_memory_is_the_processs_own_however_large_the_one_that_started_it_is():
     """Linux hands the peak of the old program on to the new one: what getrusage says begins there."""
     held = torch.ones(200_000_000)

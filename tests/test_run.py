@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.axes import Axes
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -28,7 +29,7 @@ from torch import nn
 import train_cls
 from data.batches import tokenise
 from data.sources import load
-from distilbert import Tokenizer, cli, files
+from distilbert import Tokenizer, cli, curves, files
 from distilbert.card import model_card
 from distilbert.curves import draw_curves
 from distilbert.directory import without_paths
@@ -483,8 +484,9 @@ def test_a_downloaded_model_in_the_output_directory_counts_as_a_run(tmp_path):
 
 def test_overwrite_removes_what_the_old_run_had_and_keeps_other_files(finished, tmp_path):
     shutil.copytree(finished.directory, tmp_path / "run")
-    for name in ("notes.txt", "calibration.json", "eval-toy.json"):
+    for name in ("notes.txt", "calibration.json", "calibration-sst2.json", "eval-toy.json", "eval-toy.svg"):
         (tmp_path / "run" / name).write_text("{}")
+    (tmp_path / "run" / "checkpoint" / ".arguments.json.7.part").write_text("{")  # of a process that was killed
     with Run(arguments(tmp_path / "run", overwrite=True)) as run:
         opened(run)
     left = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*")}
@@ -824,10 +826,12 @@ def test_curves_of_a_log_with_half_a_line_are_refused_in_words(tmp_path):
 
 
 def test_the_curves_are_the_lines_of_the_log(finished, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda _, x, y, **style: drawn.append((x, y)))
+    drawn, panels = [], []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda axes, x, y, **_: drawn.append((x, y)) or panels.append(axes))
     monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda _: None)
     draw_curves([finished.directory], tmp_path / "curves.svg")
+    titles = ["loss", "loss", "validation accuracy", "learning rate", "speed"]
+    assert [axes.get_title() for axes in panels] == titles
     training = [line for line in log(finished.directory) if "loss" in line]
     evaluations = [line for line in log(finished.directory) if "eval_loss" in line]
     speed = [line["tokens"] / line["seconds"] for line in training]
@@ -841,7 +845,11 @@ def test_the_curves_are_the_lines_of_the_log(finished, tmp_path, monkeypatch):
     ]
 
 
-def test_the_curves_of_a_masked_lm_show_perplexity_and_masked_accuracy(tmp_path):
+def test_the_curves_of_a_masked_lm_show_perplexity_and_masked_accuracy(tmp_path, monkeypatch):
+    second, scale = Axes.secondary_yaxis, []
+    monkeypatch.setattr(
+        Axes, "secondary_yaxis", lambda axes, *at, functions: scale.extend(functions) or second(axes, *at, functions=functions)
+    )
     losses = [(0, 10.3), (7, 5.1), (14, 4.2)]
     lines = [{"step": step, "epoch": 0, "eval_loss": loss, "eval_masked_accuracy": 1 / loss} for step, loss in losses]
     lines += [{"step": 7, "epoch": 0, "loss": 6.0, "learning_rate": 0.1, "grad_norm": 1.0, "tokens": 5, "seconds": 1.0}]
@@ -849,6 +857,8 @@ def test_the_curves_of_a_masked_lm_show_perplexity_and_masked_accuracy(tmp_path)
     assert draw_curves([tmp_path], tmp_path / "curves.svg")
     picture = (tmp_path / "curves.svg").read_text()
     assert "<!-- perplexity -->" in picture and "<!-- validation accuracy -->" in picture
+    there, back = scale
+    assert there(2.0) == pytest.approx(math.exp(2)) and back(there(2.0)) == pytest.approx(2.0)
 
 
 def test_curves_survive_a_nan_in_the_log(tmp_path):
@@ -866,9 +876,14 @@ def test_without_matplotlib_nothing_is_drawn_and_nothing_breaks(finished, tmp_pa
     assert not (tmp_path / "curves.svg").exists()
 
 
-def test_the_curves_program_says_how_it_is_used(tmp_path, monkeypatch):
-    from distilbert import curves
+def test_the_curves_program_draws_the_runs_that_it_is_given(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["curves", str(finished.directory)])
+    curves.main()
+    assert "<!-- judge -->" in (tmp_path / "curves.svg").read_text() and capsys.readouterr().out == "wrote curves.svg\n"
 
+
+def test_the_curves_program_says_how_it_is_used(tmp_path, monkeypatch):
     for names in ([], [str(tmp_path)]):
         monkeypatch.setattr(sys, "argv", ["curves", *names])
         with pytest.raises(UserError, match=r"log\.jsonl"):

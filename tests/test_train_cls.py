@@ -29,6 +29,7 @@ from distilbert.metrics import classification_metrics
 from distilbert.optim import clip_grad_norm_
 from distilbert.precision import Precision
 from distilbert.predict import predict_logits, verdicts
+from distilbert.resume import MAY_DIFFER
 from distilbert.run import Run
 from distilbert.start import load_weights
 
@@ -414,10 +415,11 @@ def test_more_epochs_may_be_asked_of_a_finished_run(train):
 
 def test_a_finished_run_that_is_asked_for_more_is_not_finished_until_it_has_it(train, tmp_path, monkeypatch):
     run = train("cut")
-    for name in ("eval-toy.json", "calibration.json"):
+    measured = ("eval-toy.json", "eval-toy.svg", "calibration.json", "calibration-sst2.json")
+    for name in measured:
         (run / name).write_text("{}")  # of the weights of two epochs
     train_and_die(train, monkeypatch, 0, "--num_train_epochs", 3, "--resume")
-    assert not any((run / name).exists() for name in ("run.json", "eval-toy.json", "calibration.json"))
+    assert not any((run / name).exists() for name in ("run.json", *measured))
     train_and_die(train, monkeypatch, 0, "--num_train_epochs", 3, "--resume")
     train("cut", "--num_train_epochs", 3, "--resume")
     assert record(run)["epochs"] == 3
@@ -501,8 +503,8 @@ def test_a_length_in_steps_does_not_become_one_in_epochs(finished, tmp_path):
 
 
 def test_fewer_steps_than_a_run_has_made_are_refused(train):
-    train("run")
-    with pytest.raises(UserError, match="--max_steps 3"):
+    train("run", "--max_steps", 4)
+    with pytest.raises(UserError, match="--max_steps 3 is less than the run's 4; it may only grow"):
         train("run", "--resume", "--max_steps", 3)
 
 
@@ -553,6 +555,12 @@ def test_resume_with_another_recipe_is_refused_and_nothing_changes(train, tmp_pa
     with pytest.raises(UserError, match=f"--resume: the run has {flags.split()[0]} "):
         train("cut", "--resume", *flags.split())
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_may_differ_on_resume_is_no_part_of_the_recipe():
+    """By DESIGN: lengths upward, how often it is told and saved; and where, and how many texts are judged at once."""
+    free = {"num_train_epochs", "max_steps", "resume", "overwrite", "output_dir", "logging_steps", "save_steps", "save_minutes"}
+    assert set(MAY_DIFFER) == free | {"eval_batch_size"}
 
 
 def test_resume_on_texts_that_have_changed_is_refused(corpus, tmp_path, train, monkeypatch):
@@ -793,11 +801,13 @@ def test_a_classifier_of_three_classes_is_refused_at_once(finished, tmp_path, tr
 @pytest.mark.parametrize("mistakes", [0, 2])
 def test_the_end_shows_five_verdicts_one_of_them_wrong_if_there_is_one(mistakes):
     labels = np.array([0, 1, 0, 1, 1, 0, 1])
+    figures = {"f1": 0.25, "roc_auc": 0.75, "accuracy_interval": (0.125, 0.875)}
     logits = np.eye(2)[labels] * [[3.0, 5.0]]
     logits[[4, 5][:mistakes]] *= -1
     part = Part([f"text\n{i} " + "long " * 50 for i in range(7)], labels, [])
-    said = verdicts(logits, part, classification_metrics(logits, labels)).splitlines()
-    assert f"accuracy {(7 - mistakes) / 7:.4f}" in said[0] and "on 7 texts" in said[0]
+    said = verdicts(logits, part, classification_metrics(logits, labels) | figures).splitlines()
+    interval = "(95% interval 0.1250 to 0.8750) on 7 texts, F1 0.2500, ROC-AUC 0.7500"
+    assert said[0] == f"test accuracy {(7 - mistakes) / 7:.4f} {interval}"
     found = [line.split()[:5] for line in said[2:]]
     expected = [["right", *rest] for rest in (("Negative", "0.95", "text", "0"), ("Positive", "0.99", "text", "1"))]
     expected += [["right", "Negative", "0.95", "text", "2"], ["right", "Positive", "0.99", "text", "3"]]
@@ -828,5 +838,15 @@ def test_the_quickstart_ends_with_a_model_and_verdicts(tmp_path):
     program = subprocess.run([sys.executable, *quickstart(), *flags], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert program.returncode == 0, program.stderr
     assert record(tmp_path / "run")["arguments"]["data"] == "sample"
+    lines = log(tmp_path / "run")
+    (validation,) = (line for line in lines if "eval_loss" in line)
+    figures = "  ".join(f"{name} {validation[f'eval_{name}']:.4f}" for name in ("loss", "accuracy", "f1"))
+    assert f"step 4, epoch 0: validation {figures}  (best so far)\n" in program.stdout
+    tokens = sum(line["tokens"] for line in lines if "loss" in line) / 64  # four batches of sixteen
+    (mean,) = re.findall(r"^(\d+) tokens a sequence on average, once cut, \w+ on \w+$", program.stdout, re.MULTILINE)
+    assert abs(int(mean) - tokens) < 10
+    assert re.search(
+        r"^step 4/4  loss \d\.\d{4}  rate 3\.3e-05  [\d,]+ tokens/s  0\.0 min left$", program.stderr, re.MULTILINE
+    )
     assert "test accuracy" in program.stdout and program.stdout.count("\nright  ") >= 4
     assert "evaluate.py" in program.stdout.splitlines()[-1]

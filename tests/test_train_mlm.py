@@ -18,6 +18,7 @@ from data.mlm import mask_tokens, masked_batch
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, Tokenizer
 from distilbert.errors import UserError
 from distilbert.metrics import masked_lm_metrics
+from distilbert.model import Dropout
 from distilbert.predict import fill_mask, masked_lm_totals
 from distilbert.predict import main as predict_main
 from distilbert.run import Run
@@ -74,6 +75,30 @@ def test_the_twins_prepare_and_end_alike(start, end):
     first, second = ((ROOT / name).read_text(encoding="utf-8") for name in ("train_cls.py", "train_mlm.py"))
     first, second = (text[(begins := text.index(start)) : text.index(end, begins)] for text in (first, second))
     assert first.replace('logits, metrics = evaluate("test")', 'metrics = evaluate("test")') == second
+
+
+def test_the_flags_of_texts_and_groups_are_what_the_texts_and_groups_are_made_by(corpus, tmp_path, monkeypatch):
+    given = {}
+    for name in ("load", "prepare", "parameter_groups"):
+        real = getattr(train_mlm, name)
+        monkeypatch.setattr(
+            train_mlm, name, lambda first, *rest, name=name, real=real: given.update({name: rest}) or real(first, *rest)
+        )
+    flags = [*TINY, "--data", str(corpus), "--split", "seed-b", "--keep_breaks", "--keep_duplicates", "--train_size", "20"]
+    flags += ["--eval_size", "6", "--seed", "7", "--weight_decay", "0.3", "--decay_all", "--layer_decay", "0.5"]
+    train_mlm.main([*flags, "--max_steps", "1", "--output_dir", str(tmp_path / "run")])
+    assert given["load"] == ("seed-b", True) and given["prepare"] == (True, 20, 6, 7, str(corpus))
+    assert given["parameter_groups"] == (5e-3, 0.3, None, True, 0.5)
+
+
+def test_without_a_length_there_are_three_epochs_and_long_texts_become_several_windows(corpus, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_mlm, "mask_tokens", lambda *args: seen.append(args) or mask_tokens(*args))
+    flags = [*TINY, "--data", str(corpus), "--train_size", "16", "--eval_size", "4", "--max_length", "9"]
+    train_mlm.main([*flags, "--output_dir", str(tmp_path / "run")])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["epochs"] == 3
+    trained = {seed[2] for _, seed, *_ in seen if len(seed) == 3}
+    assert max(len(ids) for ids, *_ in seen) == 9 and len(trained) > 16
 
 
 def test_each_epoch_and_each_seed_hides_other_tokens(corpus, tmp_path, monkeypatch):
@@ -281,10 +306,17 @@ def test_a_classifier_of_two_classes_can_follow_the_adaptation_of_one_of_three(a
     assert DistilBertForSequenceClassification.from_pretrained(tmp_path / "cls").config.num_labels == 2
 
 
-def test_dropout_is_of_the_adaptation_and_not_of_the_model_that_comes_of_it(adapted, tmp_path, corpus):
-    stored = json.loads((adapted / "checkpoint" / "arguments.json").read_text())
-    config = json.loads((adapted / "config.json").read_text())
-    assert (stored["dropout"], config["dropout"], config["attention_dropout"]) == (0.0, 0.1, 0.1)
+def test_dropout_is_of_the_adaptation_and_not_of_the_model_that_comes_of_it(tmp_path, corpus, monkeypatch):
+    rates, loss = set(), DistilBertForMaskedLM.loss
+
+    def observed(model, *args, **kwargs):
+        rates.update((model.training, module.p) for module in model.modules() if isinstance(module, Dropout))
+        return loss(model, *args, **kwargs)
+
+    monkeypatch.setattr(DistilBertForMaskedLM, "loss", observed)
+    train_mlm.main([*TINY, "--data", str(corpus), "--max_steps", "1", "--output_dir", str(tmp_path / "run")])
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (rates, config["dropout"], config["attention_dropout"]) == ({(True, 0.0)}, 0.1, 0.1)
 
 
 def test_filling_prints_five_guesses_a_mask_and_refuses_what_it_cannot_fill(adapted, finished, capsys):

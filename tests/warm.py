@@ -18,13 +18,16 @@ WARM.set_forkserver_preload(["train_cls", "train_mlm", "fuzz", "torch._dynamo"])
 
 @dataclass(frozen=True)
 class Kill:
-    """`signal`, sent `delay` seconds after the `nth` call of a function of this name; `again`, once it has answered."""
+    """`signal`, sent `delay` seconds after the `nth` call of a function of this name; `again`, once it has answered. `hold`:
+    that call waits for it.
+    """
 
     signal: int
     function: str
     nth: int = 1
     delay: float = 0.0
     again: bool = False
+    hold: bool = False
 
 
 def run(script: str, flags: list[str], output: Path, kill: Kill | None = None) -> int:
@@ -59,6 +62,7 @@ def _become(script: str, flags: list[str], output: Path, kill: Kill | None, reac
             if calls == kill.nth:
                 sys.setprofile(None)
                 reach.send_bytes(b"!")
+                time.sleep(60 * kill.hold)
 
     said = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
