@@ -54,7 +54,7 @@ def contestants(task: str, bf16: bool) -> list[str]:
 def write_folder(folder: Path, size: str, data: str, count: int) -> list[str]:
     """Random weights of a size, as a masked LM and a classifier, `count` reviews to train on, which it returns, and 16 more."""
     train = load(data)["train"]
-    config = DistilBertConfig(**SIZES[size], classifier_head="pre_classifier", seq_classif_dropout=0.2)
+    config = DistilBertConfig(**SIZES[size], classifier_head="pre_classifier")
     torch.manual_seed(0)
     for name, kind in (("model", DistilBertForMaskedLM), ("judge", DistilBertForSequenceClassification)):
         kind(config).save_pretrained(folder / name)

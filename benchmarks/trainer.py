@@ -8,12 +8,14 @@ similar length are the Trainer's. A run with flags that have no counterpart here
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]  # the Trainer takes all
 
 import numpy as np
 import torch

@@ -16,7 +16,8 @@ from .formats import IMDB, SST2, UNLABELLED, check_order, imdb_reviews, sst2_row
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 SST2_MD5 = "9f81648d4199384278b86e315dac217c"
 SAMPLE = Path(__file__).parent / "sample"
-CUT = "a table without a column split is cut 80/10/10: give it 20 texts of each class, and no small --train_size or --eval_size"
+CUT = "a table without a column split is cut 80/10/10, and of IMDb's train a tenth is validation: give it 20 texts of each "
+CUT += "class, and no small --train_size or --eval_size"
 
 
 @dataclass

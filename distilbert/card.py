@@ -32,6 +32,7 @@ def model_card(record: dict, architecture: str) -> str:
         limits = f"It read {arguments['max_length']} tokens at a time, and learnt which words stand where, not what is true."
     linear = arguments.get("classifier_head") == "linear"  # two there: one adds a constant, the other takes it off again
     only = "; the classifier there in float32 and to judge,\nnot to train further" if linear else ""
+    where = record["machine"]["gpu"] or f"{record['machine']['processor']}, {record['machine']['threads']} threads"
     recipe = "\n".join(f"| {key} | {value} |" for key, value in arguments.items())
     sizes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data.items() if isinstance(value, int))
     return f"""---
@@ -82,6 +83,6 @@ of its training texts, names and origins of people among them.
 {recipe}
 
 {record["steps"]} steps, {record["epochs"]} whole epochs, {record["seconds"]:.0f} seconds of training
-on {record["machine"]["processor"]}, {record["machine"]["threads"]} threads;
+on {where};
 best step {record["best_step"]}; torch {record["versions"]["torch"]}.
 """

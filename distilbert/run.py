@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from data.sources import is_imdb
+
 from .card import model_card
 from .curves import draw_curves
 from .directory import Directory, without_paths
@@ -192,6 +194,8 @@ class Run:
         p.fingerprint, p.labels_fingerprint, p.tokenizer_fingerprint = texts, labels, pieces
         sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
         self.say(f"{self.arguments.data}: {sizes}; {dropped} dropped that also stand in validation or test")
+        if self.arguments.split != "official" and not is_imdb(self.arguments.data):
+            self.say(f"--split {self.arguments.split} is a cut of IMDb, and these texts are not: --data imdb")
         self.say(f"{lengths.mean():.0f} tokens a sequence on average, once cut, {precision.kind} on {precision.device}")
 
     # ---- along the way
@@ -229,7 +233,7 @@ class Run:
             p.epoch, p.steps_in_epoch = p.epoch + 1, 0
 
     def log_training(self, total_steps: int, learning_rate: float) -> None:
-        """A line for the steps since the last one."""
+        """A line for the steps since the last one: the mean of the loss, sums of tokens and seconds, the last step's norm."""
         self._add_up()
         p, rate = self.progress, self.progress.tokens / max(self.progress.window_seconds, 1e-9)
         loss = p.loss / p.labels if p.labels else math.nan  # every step was skipped
@@ -349,7 +353,7 @@ class Run:
         record = {
             "arguments": without_paths(dataclasses.asdict(self.arguments)),
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", "safetensors", "numpy")},
-            "machine": machine(),
+            "machine": machine(self.arguments.device),
             "revision": self.progress.revision,
             "data": {name: len(part) for name, part in parts.items()}
             | {

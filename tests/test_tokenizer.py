@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+import torch
 import transformers
 
 from distilbert.errors import UserError
@@ -85,6 +86,8 @@ def test_a_cut_text_equals_transformers_truncation(tmp_path, max_length):
 
 
 def test_transformers_reads_length_names_and_special_tokens(tmp_path):
+    Tokenizer.from_texts(TEXTS).save_pretrained(tmp_path)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).model_max_length == 512
     Tokenizer.from_texts(TEXTS).save_pretrained(tmp_path, 77)
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert auto.is_fast and auto.model_max_length == 77
@@ -137,7 +140,8 @@ def test_a_text_is_encoded_to_the_ids_computed_by_hand():
     assert tokenizer.special_ids == [0, 2, 3, 4, 5]
     assert [i for i, continues in enumerate(tokenizer.continues) if continues] == [7, 8] and len(tokenizer.continues) == 11
     assert tokenizer.encode("Playing plays, CAFÉ!") == [3, 6, 7, 6, 8, 2, 10, 9, 4]
-    assert tokenizer.decode([3, 6, 7, 6, 8, 10, 9, 4, 0, 0]) == "playing plays cafe!"
+    ids = [3, 6, 7, 6, 8, 10, 9, 4, 0, 0]
+    assert tokenizer.decode(ids) == tokenizer.decode(torch.tensor(ids)) == "playing plays cafe!"
     assert len(tokenizer) == 11
 
 

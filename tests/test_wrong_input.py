@@ -188,6 +188,16 @@ def test_imdb_with_one_review_a_class_is_refused(finished, tmp_path):
     assert "aclImdb.tar.gz" in refused(finished, tmp_path, "--data", data)
 
 
+def test_imdb_with_too_few_reviews_to_cut_is_told_of_its_own_cut(finished, tmp_path):
+    data = write_tar(tmp_path / "aclImdb.tar.gz", imdb_members(per_class=10))
+    said = refused(finished, tmp_path, "--data", data)
+    assert (
+        "validation has 1 texts of class 0" in said
+        and "of IMDb's train a tenth is validation" in said
+        and "give it 20 texts" in said
+    )
+
+
 def test_a_subset_too_small_for_both_classes_is_refused(finished, tmp_path):
     assert "train has" in refused(finished, tmp_path, "--train_size", 3)
     assert "validation has" in refused(finished, tmp_path, "--eval_size", 2)
