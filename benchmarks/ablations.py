@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from adaptation import call
+from adaptation import call, settle_places
 
 from distilbert.cli import user_errors
 from distilbert.files import read_json, write_json
@@ -81,12 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="where the figures go (default: --runs)")
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="further flags of each run; stands last")
     given = parser.parse_args(argv)
-    given.output = given.output or given.runs
-    given.runs = given.runs.resolve()  # the commands run in the project's folder
-    if Path(given.model).is_dir():
-        given.model = str(Path(given.model).resolve())
-    if given.data != "imdb":
-        given.data = str(Path(given.data).resolve())
+    settle_places(given)
     for name in given.only:
         if not (given.runs / name / "run.json").exists():
             call(command(given, name))

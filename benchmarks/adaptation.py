@@ -50,7 +50,7 @@ def commands(given: argparse.Namespace, arm: str, labels: int, seed: int) -> tup
     train = ["train_cls.py", "--model", model, "--data", given.data, "--seed", str(seed)]
     train += ["--train_size", str(labels), "--eval_size", str(max(labels, 500))]
     test = ["evaluate.py", "--model", str(run), "--eval_size", str(given.test_size)]
-    return run, [[*train, *given.classify, "--output_dir", str(run), "--resume"], test]
+    return run, [[*train, *CLASSIFY, "--output_dir", str(run), "--resume"], test]
 
 
 def call(command: list[str]) -> None:
@@ -158,10 +158,20 @@ def collect(given: argparse.Namespace) -> list[dict]:
     runs = {cell: given.runs / "{}-{}-{}".format(*cell) for cell in cells}
     records = [record_of(run, *cell) for cell, run in runs.items() if measured(run)]
     adaptations = {arm: about(Path(encoder_of(given, arm))) for arm in ADAPTATIONS}
-    write_json(given.output / "runs.json", {"adaptations": adaptations, "classification": given.classify, "runs": records})
+    write_json(given.output / "runs.json", {"adaptations": adaptations, "classification": CLASSIFY, "runs": records})
     if {record["arm"] for record in records} == set(ARMS):  # every arm has a line to draw
         draw(records, given.output / "curves.svg")
     return records
+
+
+def settle_places(given: argparse.Namespace) -> None:
+    """Full paths, because the commands run in the project's folder; the figures go beside the runs unless told otherwise."""
+    given.output = given.output or given.runs
+    given.runs = given.runs.resolve()
+    if Path(given.model).is_dir():
+        given.model = str(Path(given.model).resolve())
+    if given.data != "imdb":
+        given.data = str(Path(given.data).resolve())
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -175,12 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="where the figures go (default: --runs)")
     parser.add_argument("--adapt", nargs=argparse.REMAINDER, default=[], help="further flags of train_mlm.py; stands last")
     given = parser.parse_args(argv)
-    given.output = given.output or given.runs
-    given.runs, given.classify = given.runs.resolve(), CLASSIFY  # the commands run in the project's folder
-    if Path(given.model).is_dir():
-        given.model = str(Path(given.model).resolve())
-    if given.data != "imdb":
-        given.data = str(Path(given.data).resolve())
+    settle_places(given)
     for arm in ADAPTATIONS:
         if not (Path(encoder_of(given, arm)) / "run.json").exists():
             call(adapt(given, arm))

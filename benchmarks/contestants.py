@@ -129,7 +129,7 @@ def our_inference(folder: Path, how: str, batch_size: int, max_length: int) -> d
 
     model, tokenizer = (kind.from_pretrained(folder / "judge") for kind in (DistilBertForSequenceClassification, Tokenizer))
     precision = Precision.choose("cpu")
-    model.to(precision.weights)
+    model.to(precision.dtype)
     texts, _ = read(folder / "reviews.jsonl", "train")
     ids = [np.array(piece) for piece in tokenizer.encode_batch(texts, max_length)]
     infer_reviews(texts[:batch_size], model, tokenizer)

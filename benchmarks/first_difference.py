@@ -20,6 +20,7 @@ from distilbert import foreign
 from distilbert.checkpoint import name_map
 from distilbert.cli import flag, parse, user_errors
 from distilbert.errors import UserError
+from distilbert.explain import hooked
 from distilbert.hub import locate
 from distilbert.trace import load_with_its_head
 
@@ -79,20 +80,15 @@ def compare(ours: nn.Module, theirs: nn.Module) -> list[Layer]:
     input_ids = torch.randint(0, ours.config.vocab_size, (2, T), generator=torch.Generator().manual_seed(0))
     attention_mask = (torch.arange(T) < torch.tensor([[T], [T // 2 + 1]])).long()
     found, expected = {}, {}
-    hooks = record(ours, found) + record(theirs, expected)
-    try:
-        with torch.inference_mode():
-            encoder = ours if type(ours).__name__ == "DistilBertModel" else ours.encoder
-            hidden = encoder(input_ids, attention_mask)  # every row: what the head does not read is compared too
-            if type(ours).__name__ == "DistilBertForMaskedLM":
-                ours.head(hidden, encoder.embeddings.words.weight)
-            elif encoder is not ours:
-                ours.head(hidden[:, 0])
-            theirs(input_ids, attention_mask=attention_mask)
-            own = ours(input_ids, attention_mask)  # and the whole, with its short cuts
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(*record(ours, found), *record(theirs, expected)), torch.inference_mode():
+        encoder = ours if type(ours).__name__ == "DistilBertModel" else ours.encoder
+        hidden = encoder(input_ids, attention_mask)  # every row: what the head does not read is compared too
+        if type(ours).__name__ == "DistilBertForMaskedLM":
+            ours.head(hidden, encoder.embeddings.words.weight)
+        elif encoder is not ours:
+            ours.head(hidden[:, 0])
+        theirs(input_ids, attention_mask=attention_mask)
+        own = ours(input_ids, attention_mask)  # and the whole, with its short cuts
     pairs = paired_names(ours, theirs)
     layers = [layer for name in found for layer in compared(name, pairs.get(name, []), found, expected)]
     return [*layers, *compared("the whole", [("the whole", None)], {"the whole": own}, {"the whole": expected[""]})]

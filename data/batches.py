@@ -54,8 +54,8 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, b
     """The batches of one epoch, each an array of indices; every example exactly once.
 
     "length": examples of similar length together, so that little is padded (of a random batch of reviews cut at 512, half is).
-    Lengths count in steps of 16, with chance deciding inside a step, and the finished batches are shuffled: neither
-    neighbours nor order repeat from epoch to epoch. One batch at a random place takes what the division leaves over.
+    The order is by length // 16, at random among equal ones, and the finished batches are shuffled: neither neighbours nor
+    order repeat from epoch to epoch. If the division leaves a rest, one smaller batch takes it, at a random place.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
@@ -69,7 +69,7 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, b
 
 
 def by_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Batches for evaluation: longest first, so that a memory that will not suffice fails at once."""
+    """Batches for evaluation: longest first, so that too little memory shows at once."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

@@ -88,7 +88,5 @@ def mask_tokens(
 def masked_batch(pairs: list[tuple[np.ndarray, np.ndarray]], pad_id: int) -> dict[str, torch.Tensor]:
     """What a masked LM's `loss` takes: input_ids, attention_mask and labels, all (B, T)."""
     input_ids, attention_mask = pad([ids for ids, _ in pairs], pad_id)  # (B, T)
-    labels = torch.full_like(input_ids, IGNORED)
-    for row, (_, label) in enumerate(pairs):
-        labels[row, : len(label)] = torch.from_numpy(label)
+    labels, _ = pad([label for _, label in pairs], IGNORED)  # (B, T)
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

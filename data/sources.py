@@ -59,7 +59,7 @@ def load(data: str, split: str = "official", keep_breaks: bool = False, whole_ta
         parts = {"test": Part.of(sst2_rows(download(SST2, cache_directory() / "SST-2.zip", md5=SST2_MD5)))}
     elif not os.path.exists(data):  # which, unlike Path's, says no to a name that no file system can hold
         raise UserError(f"--data {data}: no such file, and not one of sample, imdb, sst2")
-    elif is_imdb(str(path)):
+    elif is_imdb(data):
         parts = cut_imdb(read_imdb(path), split)
     elif path.suffix == ".zip":
         parts = {"test": Part.of(sst2_rows(path))}
@@ -147,7 +147,7 @@ def table_parts(path: Path, whole: bool = False) -> Parts:
 def prepare(parts: Parts, keep_duplicates=False, train_size=None, eval_size=None, seed=0, data="") -> tuple[Parts, int]:
     """Drops what leaks, then takes subsets -> (parts, number of texts dropped).
 
-    A text of train that is also in validation or test would be measured as if it were new. Raises `UserError` if all are.
+    A text of train that is also in validation or test would be measured as if it were new. Raises `UserError` if none is left.
     train_size; eval_size, of validation and of test each: so many texts, classes in proportion (None: all). data: its name.
     """
     held_out = {text for name in ("validation", "test") if name in parts for text in parts[name].texts}

@@ -96,7 +96,7 @@ class Pretrained:
     def from_pretrained(cls, model: str | Path, classifier_head: str | None = None, **changes):
         """From a directory, a short name or a hub id. `changes`: configuration fields to override (dropout, …), not sizes.
 
-        A head that the checkpoint has not, or has of another kind than `classifier_head`, is made fresh and announced.
+        If the checkpoint has no head, or one of another kind than `classifier_head`, a fresh one is made, and a line says so.
         Raises `UserError` for whatever is missing, left over, misshapen, not finite or not readable, and for a size to change.
         """
         architecture, directory = cls.__name__, locate(str(model))
@@ -105,19 +105,18 @@ class Pretrained:
             raise UserError(f"{directory}: {min(sizes)} is the checkpoint's own, and loading can't change it")
         if architecture == "DistilBertModel":
             tensors, called = ({k.removeprefix("distilbert."): v for k, v in x.items()} for x in (tensors, called))
-        stored = config  # as the file is: a linear head of ours stands there in transformers' form
+        stored = config  # the head as it is in the file: our linear head is saved in transformers' form
         if architecture == "DistilBertForSequenceClassification" and "pre_classifier" in {n.split(".")[0] for n in tensors}:
             stored = config.replace(classifier_head="pre_classifier")
-        head = [row for row in name_map(architecture, stored) if row.ours.startswith("head.")]
-        rows = name_map(architecture, stored)[: -len(head) or None]  # the encoder, which every checkpoint must have
-        ours = {row.theirs: row.ours for row in head}
-        found = ours.keys() & tensors.keys()
-        if absent := found and ours.keys() - found:
+        rows = name_map(architecture, stored)
+        head = {row.theirs: row.ours for row in rows if row.ours.startswith("head.")}
+        found = head.keys() & tensors.keys()
+        if absent := found and head.keys() - found:
             raise UserError(
                 f"{directory}: half a head: has {called[min(found)]}, but no {foreign.file_name(min(absent), called)} "
-                f"(our {ours[min(absent)]})"
+                f"(our {head[min(absent)]})"
             )
-        rows += head if found else []
+        rows = [row for row in rows if found or row.theirs not in head]  # the encoder is always needed
         with torch.device("meta"):  # shapes only: what does not fit is refused before memory is taken for it
             shapes = {name: p.shape for name, p in cls(stored).named_parameters()}
         foreign.check_tensors(rows, tensors, shapes, called, directory)

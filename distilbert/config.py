@@ -1,6 +1,6 @@
 """The configuration: every size the model has, under Hugging Face's field names."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from .errors import UserError
 
@@ -83,10 +83,9 @@ class DistilBertConfig:
 
     def to_dict(self, architecture: str) -> dict:
         """The content of a config.json that `transformers` reads; `architecture` is its class, say "DistilBertModel"."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["id2label"] = {str(i): name for i, name in self.id2label.items()}
-        values["label2id"] = {name: i for i, name in self.id2label.items()}
-        return values | {
+        return asdict(self) | {
+            "id2label": {str(i): name for i, name in self.id2label.items()},
+            "label2id": {name: i for i, name in self.id2label.items()},
             "model_type": "distilbert",
             "architectures": [architecture],
             "activation": "gelu",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .cli import user_errors
 from .errors import UserError
 from .files import write_atomically
 
@@ -70,10 +71,9 @@ def draw_judgements(matrix: list[list[int]], bins: dict[str, tuple[np.ndarray, .
         for column, count in enumerate(counts):
             shade = "white" if count > max(map(max, matrix)) / 2 else "black"
             confusion.text(column, row, f"{count:,}", ha="center", va="center", color=shade)
-    names = ["Negative", "Positive"]
-    confusion.set(title="confusion matrix", xlabel="said", ylabel="is", xticks=[0, 1], yticks=[0, 1])
-    confusion.set_xticklabels(names)
-    confusion.set_yticklabels(names)
+    confusion.set(title="confusion matrix", xlabel="said", ylabel="is")
+    confusion.set_xticks([0, 1], ["Negative", "Positive"])
+    confusion.set_yticks([0, 1], ["Negative", "Positive"])
     calibration.plot([0.5, 1], [0.5, 1], color="gray", linestyle="--", label="as sure as right")
     for name, (counts, right, confidence) in bins.items():
         filled = counts > 0
@@ -95,7 +95,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from .cli import user_errors
-
     with user_errors():
         main()

@@ -40,7 +40,7 @@ def random_words(count: int, seed: int) -> Tensor:
 def slices(*tensors: Tensor, size: int = 262_144) -> Iterator[tuple[Tensor, ...]]:
     """Walks equally shaped tensors in flat pieces that stay in the processor's cache from one operation to the next.
 
-    In smaller ones, starting the threads for each operation costs more than the shorter way to the memory saves.
+    In smaller pieces, starting the threads for each operation would cost more time than the cache saves.
     """
     flat = [tensor.view(-1) for tensor in tensors]
     if not tensors[0].is_cpu:

@@ -86,7 +86,7 @@ def remembered(kind: str, source: Path, make: Callable[[], object]) -> object:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):  # not there, or not whole
         value = make()
-        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8"))
+        write_text(path, json.dumps(value, ensure_ascii=False))
         return value
 
 

@@ -183,7 +183,7 @@ def listing(directory: Path, rows: dict, called: dict[str, str]) -> list[tuple[s
 
 def sizes_of(tensors: dict[str, Tensor], directory: Path) -> DistilBertConfig:
     """A configuration for a directory without config.json, read off the tensors; heads are taken as 64 wide."""
-    needed = ("distilbert.embeddings.word_embeddings.weight", POSITIONS, "distilbert.transformer.layer.0.ffn.lin1.weight")
+    needed = (WORDS, POSITIONS, "distilbert.transformer.layer.0.ffn.lin1.weight")
     try:
         words, positions, expand = (tensors[name] for name in needed)
     except KeyError as error:

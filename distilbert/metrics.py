@@ -60,7 +60,7 @@ def ratio(part: float, whole: float) -> float:
 
 
 def wilson_interval(right: int, n: int) -> list[float]:
-    """The 95% interval of a proportion (Wilson 1927): those p for which `right` of n is no surprise.
+    """The 95% interval of a proportion (Wilson 1927): all p that a test at 5% does not reject, given `right` of n.
 
     Unlike p ± 1.96·√(p(1-p)/n) it stays within 0 and 1 and does not collapse when everything is right.
     """
@@ -75,7 +75,7 @@ def wilson_interval(right: int, n: int) -> list[float]:
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """The chance that a random positive scores above a random negative, ties counting half (Hanley & McNeil 1982).
 
-    That is the Mann-Whitney statistic: the positives' sum of ranks, less the least it could be, over all pairs.
+    The Mann-Whitney statistic: the rank sum of the positives minus its smallest possible value, divided by all pairs.
     """
     positives = int((labels == 1).sum())
     negatives = len(labels) - positives

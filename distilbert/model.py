@@ -28,7 +28,7 @@ from .errors import UserError
 from .fast import draw_seed, has_fused_attention, piecewise, random_words
 
 IGNORED = -100  # a label that counts for nothing, in cross-entropy's own convention
-FAR_BELOW = -30_000.0  # added to a score, it makes the weight zero; -inf would make a row of padding alone NaN
+FAR_BELOW = -30_000.0  # added to a score, it makes the weight zero; with -inf, a sequence of padding only would give NaN
 
 
 class Dropout(nn.Module):
@@ -57,8 +57,8 @@ class Dropout(nn.Module):
 class Embeddings(nn.Module):
     """h₀ = dropout(norm(W[ids] + P[0..T-1])): what the token is, plus where it stands (BERT, section 3).
 
-    BERT adds a third term for the segment, that is, which of two texts a token is of; DistilBERT leaves it out, as [SEP] parts
-    two texts, too. The positions are learned, so a sequence can't be longer than their table.
+    BERT adds a third term for the segment: which of two texts a token belongs to. DistilBERT leaves it out, because [SEP]
+    already separates two texts. The positions are learned, so a sequence can't be longer than their table.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -191,7 +191,7 @@ class DistilBertModel(nn.Module, Pretrained):
 class MaskedLMHead(nn.Module):
     """logits = W·norm(gelu(A·h + a)) + b, with W the word embeddings themselves (BERT's code; its paper says "softmax" only).
 
-    Tying them (Press & Wolf 2017) saves V·D parameters, a third of distilbert-base, and trains rows that are seldom read.
+    Tying them (Press & Wolf 2017) saves V·D parameters, a third of distilbert-base, and trains the rows of rare words too.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -220,7 +220,7 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
         return self.head(self.encoder(input_ids, attention_mask), self.encoder.embeddings.words.weight)  # (B, T, V)
 
     def labelled_logits(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, rows=None, chosen=None):
-        """Logits (M, V) of positions with a label, say 15 in 100, and their labels (M,): no others meet the decoder's V·D."""
+        """Logits (M, V) of the positions with a label (about 15%) and their labels (M,): the others skip the V·D product."""
         if rows is None:  # training asks on the CPU: a number read off a GPU comes after all the work queued there
             rows, chosen = labelled_rows(labels).values()  # (B, R), (M,)
         hidden = self.encoder(input_ids, attention_mask, rows).flatten(0, 1)[chosen]  # (M, D)
@@ -282,7 +282,7 @@ class DistilBertForSequenceClassification(nn.Module, Pretrained):
 
 
 def at_least_fp32(logits: Tensor) -> Tensor:
-    """Half precision becomes fp32: in 8 bits of mantissa the neighbours of a loss of 10 lie 1/16 apart."""
+    """Half precision becomes fp32: in bf16, with 8 bits of mantissa, a loss near 10 would be a multiple of 1/16."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

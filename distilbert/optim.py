@@ -26,22 +26,18 @@ def parameter_groups(
     `model.encoder` are the head's, with their own rate.
     """
     groups: dict[tuple[float, float], list[Tensor]] = {}
-    seen: set[Tensor] = set()
     blocks = len(model.encoder.blocks)
-    for module_name, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter in seen:
-                continue
-            seen.add(parameter)
-            path = module_name.split(".")
-            if path[0] != "encoder":
-                rate = learning_rate if head_learning_rate is None else head_learning_rate
-            else:
-                above = blocks - 1 - int(path[2]) if path[1] == "blocks" else blocks
-                rate = learning_rate * layer_decay**above
-            matrix = isinstance(module, nn.Linear | nn.Embedding) and name == "weight"
-            decay = weight_decay if matrix or decay_all else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
+    for full_name, parameter in model.named_parameters():  # one that two modules share comes once
+        module_name, _, name = full_name.rpartition(".")
+        module, path = model.get_submodule(module_name), module_name.split(".")
+        if path[0] != "encoder":
+            rate = learning_rate if head_learning_rate is None else head_learning_rate
+        else:
+            above = blocks - 1 - int(path[2]) if path[1] == "blocks" else blocks
+            rate = learning_rate * layer_decay**above
+        matrix = isinstance(module, nn.Linear | nn.Embedding) and name == "weight"
+        decay = weight_decay if matrix or decay_all else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()
@@ -76,8 +72,8 @@ def learning_rate_factor(
 ) -> float:
     """What the peak rate is multiplied by in optimizer step `step` = 0, 1, …, total_steps - 1.
 
-    It rises in a line over the warmup, from 0 (as in transformers: step 0 moves nothing) to 1: Adam's first second moments are
-    built from few gradients, and a full step on them is a leap in the dark. Then it falls in a line to 0 ("linear") or stays
+    It rises linearly over the warmup, from 0 (as in transformers: step 0 moves nothing) to 1: at first Adam's second moments
+    are estimates from few gradients, too uncertain for full steps. Then it falls linearly to 0 ("linear") or stays at 1
     ("constant_with_warmup"), but never below min_lr_ratio once warm. Raises `ValueError` for another kind.
     """
     if step < warmup_steps:
@@ -99,12 +95,12 @@ class AdamW(torch.optim.Optimizer):
 
         m ← β₁·m + (1-β₁)·g           running mean of the gradient
         v ← β₂·v + (1-β₂)·g²          running mean of its square
-        p ← p - lr·λ·p                decay, apart from the gradient: through it, v would shrink it for large gradients
+        p ← p - lr·λ·p                weight decay, apart from g: inside g, the division by √v̂ would weaken it
         p ← p - lr·m̂ / (√v̂ + ε)       with m̂ = m/(1-β₁ᵗ) and v̂ = v/(1-β₂ᵗ), as m and v began at zero
 
-    A parameter in bf16 has a *master* copy in fp32, which is what the formulas change: a step of 1e-5 of a weight is lost
-    in bf16, whose next number is 1/256 to 1/128 of it away. The parameter is then the master, rounded. `master_weights`
-    takes the copies now, before the parameters themselves are rounded. (lr·λ as in torch; the paper has λ times the schedule.)
+    A bf16 parameter has a *master* copy in fp32, and the formulas change that copy: neighbours in bf16 are 1/256 to 1/128 of
+    a weight apart, so that a step of 1e-5 of it would be lost. The parameter is the master, rounded. `master_weights`: copy
+    now, before the parameters themselves are rounded. (lr·λ as in torch; the paper has λ times the schedule.)
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, master_weights: bool = False):

@@ -45,8 +45,7 @@ def starting_point(model_class, args, texts: list[str], **changes):
         raise UserError(f"--model {args.model} tells {model.config.num_labels} classes apart; these labels are of two classes")
     # a checkpoint may call class 0 POSITIVE, where what it learns here is ours; or name three, which no masked LM learns
     model.config = model.config.replace(id2label=DistilBertConfig().id2label)
-    if args.max_length > model.config.max_position_embeddings:
-        limit = model.config.max_position_embeddings
+    if args.max_length > (limit := model.config.max_position_embeddings):
         raise UserError(f"--max_length {args.max_length} exceeds the model's {limit} positions; use --max_length {limit}")
     terms = max(args.batch_size * args.max_length, model.config.vocab_size * (model_class is DistilBertForMaskedLM))
     if args.device == "mps" and terms >= 32_767:  # https://github.com/pytorch/pytorch/issues/195163

@@ -9,6 +9,7 @@ import tokenizers
 
 from .errors import UserError
 from .files import encodable, read_json, write_json, write_text
+from .hub import locate
 
 OPTIONS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -28,7 +29,7 @@ class Tokenizer:
         backend.no_truncation()  # many published files have a length of their own switched on
         backend.no_padding()
         self.backend = backend
-        ids = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
+        self.special_ids = ids = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
         if None in ids:
             raise UserError(f"{source}: has no {SPECIAL_TOKENS[ids.index(None)]}, expected BERT's five special tokens")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
@@ -40,8 +41,6 @@ class Tokenizer:
     @classmethod
     def from_pretrained(cls, model: str | Path) -> "Tokenizer":
         """From tokenizer.json, or else vocab.txt, of whatever `--model` accepts. Raises `UserError` when neither is usable."""
-        from .hub import locate
-
         directory = locate(str(model))
         whole, words = directory / "tokenizer.json", directory / "vocab.txt"
         try:
@@ -91,10 +90,6 @@ class Tokenizer:
         return self.size
 
     @property
-    def special_ids(self) -> list[int]:
-        return [self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id]
-
-    @property
     def continues(self) -> list[bool]:
         """For each id, whether its piece continues a word ("##ing")."""
         return [(self.backend.id_to_token(i) or "").startswith("##") for i in range(len(self))]
@@ -125,5 +120,5 @@ class Tokenizer:
             "model_max_length": max_length,
             "model_input_names": ["input_ids", "attention_mask"],
         }
-        names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-        write_json(Path(directory) / "tokenizer_config.json", config | dict(zip(names, SPECIAL_TOKENS, strict=True)))
+        names = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}  # pad_token, unk_token, …
+        write_json(Path(directory) / "tokenizer_config.json", config | names)

@@ -34,7 +34,7 @@ def test_a_record_counts_what_evaluate_judged_right_and_follows_validation(tmp_p
 
 
 def test_the_arms_differ_in_the_encoder_and_the_directory_alone():
-    given = Namespace(model="minilm", data="imdb", runs=Path("runs"), test_size=7, classify=["--max_length", "256"])
+    given = Namespace(model="minilm", data="imdb", runs=Path("runs"), test_size=7)
     _, plain = adaptation.commands(given, "plain", 100, 2)
     for arm in adaptation.ADAPTATIONS:
         run, adapted = adaptation.commands(given, arm, 100, 2)
