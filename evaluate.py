@@ -1,7 +1,5 @@
 """Measures a trained classifier, calibrates it, lists its errors, or judges a text of yours: python evaluate.py [--help]"""
 
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,20 +41,19 @@ import numpy as np
 from data.batches import tokenise
 from data.cls import truncate
 from data.formats import LABELS
-from data.sources import Part, check_classes, is_imdb, load, prepare
+from data.sources import Part, check_classes, load, prepare
 from distilbert.calibration import LEAST, MOST, fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
 from distilbert.fast import tune_process
-from distilbert.files import bare_name, checksum, read_json, write_json
+from distilbert.files import bare_name, read_json, write_json
+from distilbert.held_out import same_data, split_of
 from distilbert.hub import locate
-from distilbert.metrics import classification_metrics, reliability, softmax, wilson_interval
-from distilbert.model import DistilBertForSequenceClassification
+from distilbert.inference import predict_logits
+from distilbert.metrics import classification_metrics, reliability, softmax
+from distilbert.mistakes import accuracy_by_kind, confident_mistakes, print_errors
 from distilbert.precision import Precision
-from distilbert.predict import check_pair, predict_logits
-from distilbert.tokenizer import Tokenizer
-
-NEGATION = re.compile(r"\b(not|no|never|nothing|nobody|none|hardly|without|cannot|\w+n't)\b", re.IGNORECASE)
+from distilbert.predict import trained_classifier
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,20 +64,13 @@ def main(argv: list[str] | None = None) -> None:
         )
     directory = locate(args.model)
     own = run_arguments(directory)  # what the run was trained with; empty for other people's models
-    model = DistilBertForSequenceClassification.from_pretrained(directory)
-    if model.head_is_fresh:
-        raise UserError(f"--model {args.model} has no trained classifier; train one: python train_cls.py --model {args.model}")
-    if model.config.num_labels != 2:
-        raise UserError(f"--model {args.model} tells {model.config.num_labels} classes apart, expected Negative and Positive")
-    tokenizer = Tokenizer.from_pretrained(directory)
-    check_pair(model, tokenizer)
+    model, tokenizer = trained_classifier(args.model, directory)
     precision = Precision.choose(args.device, args.precision)
     tune_process()
-    model.to(precision.device, precision.weights)
+    model.to(precision.device, precision.dtype)
     max_length = args.max_length or min(own.get("max_length", 512), model.config.max_position_embeddings)
     truncation = args.truncation or own.get("truncation") or "head"
-    if max_length > model.config.max_position_embeddings:
-        limit = model.config.max_position_embeddings
+    if max_length > (limit := model.config.max_position_embeddings):
         raise UserError(f"--max_length {max_length} exceeds the model's {limit} positions; use --max_length {limit}")
 
     if args.text is not None:
@@ -125,7 +115,8 @@ def main(argv: list[str] | None = None) -> None:
     usual = on_own and args.part == "test" and not (args.split or args.max_length or args.truncation or args.eval_size)
     written = {f"{stem}.json": how | {"number_format": precision.kind} | metrics}
     bins = {"as trained": reliability(softmax(logits), part.labels)}
-    if args.calibrate and (calibration := calibrate(*judge("validation"), logits, part)):
+    if args.calibrate:
+        calibration = calibrate(*judge("validation"), logits, part)
         written["calibration.json" if usual else f"calibration-{stem.removeprefix('eval-')}.json"] = how | calibration
         bins["calibrated"] = reliability(softmax(logits / calibration["temperature"]), part.labels)
     if args.errors:
@@ -156,44 +147,6 @@ def run_arguments(directory: Path) -> dict:
     return check_stored(Arguments, check_stored(TrainingArguments, used, path), path)
 
 
-def same_data(given: str, trained_on: str) -> bool:
-    """Whether --data is what a run was trained on, or a copy of it: what it was trained on must not pass for held-out texts.
-
-    Where one of the paths is not there, as that of a run made on another machine, the names decide.
-    """
-    if os.path.exists(given) and os.path.exists(trained_on):
-        if os.path.samefile(given, trained_on):
-            return True
-        alike = os.path.isfile(given) and os.path.isfile(trained_on) and os.path.getsize(given) == os.path.getsize(trained_on)
-        return alike and checksum(Path(given)) == checksum(Path(trained_on))
-    return Path(given).name == Path(trained_on).name
-
-
-def split_of(args: Arguments, own: dict, data: str) -> str:
-    """--split, or the run's. Raises `UserError` where it would hold out what the run has learnt from: as another split than
-    the run's may, and the same one of another archive.
-    """
-    own_split = own.get("split", "official")
-    split = args.split or own_split
-    # seed-a takes validation from the official test, the others from train: so each may hold what another was learnt from
-    fitted = args.part == "validation" or args.calibrate
-    seen = (fitted and split != "seed-a") or (args.part == "test" and own_split == "seed-a")
-    own_data = own.get("data", "sample")
-    if not (is_imdb(data) and is_imdb(own_data) and seen):
-        return split
-    if split != own_split:
-        raise UserError(
-            f"--split {split}: {args.model} was made with --split {own_split}, so some of these reviews are ones that it was "
-            "trained or chosen on; leave --split out"
-        )
-    if split != "official" and not same_data(data, own_data):  # which counts reviews in the order of the archive
-        raise UserError(
-            f"--data {data}: {args.model} was made with --split {split} of {own_data}; in the order of another archive, that "
-            "split holds out reviews that it was trained or chosen on. Leave --data out"
-        )
-    return split
-
-
 def print_metrics(title: str, metrics: dict) -> None:
     low, high = metrics["accuracy_interval"]
     print(f"{title}: n {metrics['n']}")
@@ -209,56 +162,20 @@ def print_metrics(title: str, metrics: dict) -> None:
 def calibrate(held_logits: np.ndarray, held: Part, logits: np.ndarray, part: Part) -> dict:
     """One temperature for all logits, fitted on validation; what it does to the other part is measured, not fitted.
 
-    Empty where the best lies outside the search: texts that are all judged right ask for T → 0, a model that tells nothing
-    apart for T → ∞.
+    It is 1, and fitted on none, where the best lies outside the search: texts that are all judged right ask for T → 0, a model
+    that tells nothing apart for T → ∞.
     """
-    temperature = fit_temperature(held_logits, held.labels)
-    if not 1.01 * LEAST < temperature < MOST / 1.01:
-        print(f"no temperature: the best one for these {len(held)} validation texts lies outside {LEAST:g} to {MOST:g}")
-        return {}
+    temperature, fitted_on = fit_temperature(held_logits, held.labels), len(held)
+    if 1.01 * LEAST < temperature < MOST / 1.01:
+        print(f"temperature {temperature:.3f}, fitted on {fitted_on} validation texts")
+    else:
+        print(f"temperature 1: the best one for these {fitted_on} validation texts lies outside {LEAST:g} to {MOST:g}")
+        temperature, fitted_on = 1.0, 0
     before, after = classification_metrics(logits, part.labels), classification_metrics(logits / temperature, part.labels)
     figures = {key: {"before": before[key], "after": after[key]} for key in ("ece", "brier", "loss")}
-    print(f"temperature {temperature:.3f}, fitted on {len(held)} validation texts")
     for key, figure in figures.items():
         print(f"  {key:9}  {figure['before']:.4f} → {figure['after']:.4f}")
-    return {"temperature": temperature, "fitted_on": len(held), "n": len(part)} | figures
-
-
-def accuracy_by_kind(logits: np.ndarray, part: Part) -> dict[str, dict]:
-    """Accuracy by length, by negation, and by star rating where names tell it: kind → n, accuracy and its 95% interval."""
-    right = logits.argmax(axis=1) == part.labels
-    words = np.array([len(text.split()) for text in part.texts])
-    quartiles = np.searchsorted(np.quantile(words, [0.25, 0.5, 0.75]), words)
-    kinds = {f"words, quarter {i + 1} ({words[quartiles == i].min()}-{words[quartiles == i].max()})": quartiles == i
-             for i in range(4) if (quartiles == i).any()}  # fmt: skip
-    negated = np.array([len(NEGATION.findall(text)) for text in part.texts]) >= 3
-    kinds |= {"three negations or more": negated, "fewer": ~negated}
-    stars = np.array([int(match[1]) if (match := re.search(r"_(\d+)\.txt$", name)) else 0 for name in part.names])
-    kinds |= {f"{rating} stars of 10": stars == rating for rating in np.unique(stars[stars > 0])}
-    counts = {kind: (int(right[members].sum()), int(members.sum())) for kind, members in kinds.items() if members.any()}
-    return {
-        kind: {"n": n, "accuracy": correct / n, "accuracy_interval": wilson_interval(correct, n)}
-        for kind, (correct, n) in counts.items()
-    }
-
-
-def confident_mistakes(logits: np.ndarray, part: Part, count: int) -> list[dict]:
-    """The mistakes of the highest confidence, by their index in the part and their name: no text."""
-    wrong, confidence = np.flatnonzero(logits.argmax(axis=1) != part.labels), softmax(logits).max(axis=1)
-    return [
-        {"index": int(i), "name": part.names[i], "said": int(logits[i].argmax()), "confidence": float(confidence[i])}
-        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
-    ]
-
-
-def print_errors(kinds: dict[str, dict], mistakes: list[dict], part: Part) -> None:
-    for kind, figures in kinds.items():
-        low, high = figures["accuracy_interval"]
-        print(f"  {kind:28} accuracy {figures['accuracy']:.4f} ({low:.4f} to {high:.4f}), n {figures['n']}")
-    print("the most confident mistakes:")
-    for mistake in mistakes:
-        said, text = ("Negative", "Positive")[mistake["said"]], " ".join(part.texts[mistake["index"]].split())
-        print(printable(f"  {mistake['name']}: said {said} {mistake['confidence']:.3f}: {text[:90]}"))
+    return {"temperature": temperature, "fitted_on": fitted_on, "n": len(part)} | figures
 
 
 if __name__ == "__main__":

@@ -33,28 +33,24 @@ import torch
 from data.batches import epoch_batches, tokenise
 from data.cls import classification_batch, truncate
 from data.sources import check_classes, load, prepare
+from distilbert.inference import predict_logits
 from distilbert.metrics import classification_metrics
 from distilbert.model import DistilBertForSequenceClassification
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate, share_of_step
-from distilbert.precision import Precision
-from distilbert.predict import predict_logits, verdicts
+from distilbert.predict import verdicts
 from distilbert.run import Run
 from distilbert.start import full_precision, load_weights, starting_point, step_seed
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse(Arguments, argv, PRESETS)
-    with Run(arguments) as run:
-        if run.finished():
-            run.say(f"{run.directory} holds a finished run; nothing is left to do")
-        else:
+    with Run(parse(Arguments, argv, PRESETS)) as run:
+        if not run.finished():
             train(run)
 
 
 def train(run: Run) -> None:
     checkpoint = run.begin()
-    args, progress, workers = run.arguments, run.progress, run.workers
-    precision = Precision.choose(args.device, args.precision)
+    args, progress, workers, precision = run.arguments, run.progress, run.workers, run.precision
     torch.manual_seed(args.seed)
 
     # text → parts → ids
@@ -80,15 +76,15 @@ def train(run: Run) -> None:
         return logits, classification_metrics(logits, labels[name])
 
     args = run.settle(epochs=3 if len(parts["train"]) >= 1_000 else 5)  # if left open: few texts want more passes
-    run.describe(parts, dropped, lengths, precision, identity)
+    run.describe(parts, dropped, lengths, identity)
 
     # model, optimizer, schedule
     model.to(precision.device)
     groups = parameter_groups(
         model, args.learning_rate, args.weight_decay, args.head_learning_rate, args.decay_all, args.layer_decay
     )
-    optimizer = AdamW(groups, master_weights=precision.weights != torch.float32)
-    model.to(precision.weights)  # rounds what the optimizer keeps whole
+    optimizer = AdamW(groups, master_weights=precision.dtype != torch.float32)
+    model.to(precision.dtype)  # rounds what the optimizer keeps whole
     scaler = precision.scaler()
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps

@@ -39,28 +39,23 @@ from data.cls import truncate
 from data.mlm import corpus_parts, mask_tokens, masked_batch, packed, windows
 from data.sources import load, prepare
 from distilbert.errors import UserError
+from distilbert.inference import masked_lm_totals
 from distilbert.metrics import masked_lm_metrics
 from distilbert.model import IGNORED, DistilBertForMaskedLM, labelled_rows
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate, share_of_step
-from distilbert.precision import Precision
-from distilbert.predict import masked_lm_totals
 from distilbert.run import Run
 from distilbert.start import full_precision, load_weights, starting_point, step_seed
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse(Arguments, argv, PRESETS)
-    with Run(arguments) as run:
-        if run.finished():
-            run.say(f"{run.directory} holds a finished run; nothing is left to do")
-        else:
+    with Run(parse(Arguments, argv, PRESETS)) as run:
+        if not run.finished():
             train(run)
 
 
 def train(run: Run) -> None:
     checkpoint = run.begin()
-    args, progress, workers = run.arguments, run.progress, run.workers
-    precision = Precision.choose(args.device, args.precision)
+    args, progress, workers, precision = run.arguments, run.progress, run.workers, run.precision
     torch.manual_seed(args.seed)
 
     # text → parts → ids
@@ -103,13 +98,13 @@ def train(run: Run) -> None:
                 "in another language than the vocabulary's, or --mlm_probability is too small"
             )
     args = run.settle(epochs=3)  # if left open
-    run.describe(parts, dropped, lengths, precision, identity)
+    run.describe(parts, dropped, lengths, identity)
 
     # model, optimizer, schedule
     model.to(precision.device)
     groups = parameter_groups(model, args.learning_rate, args.weight_decay, None, args.decay_all, args.layer_decay)
-    optimizer = AdamW(groups, master_weights=precision.weights != torch.float32)
-    model.to(precision.weights)  # rounds what the optimizer keeps whole
+    optimizer = AdamW(groups, master_weights=precision.dtype != torch.float32)
+    model.to(precision.dtype)  # rounds what the optimizer keeps whole
     scaler = precision.scaler()
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps

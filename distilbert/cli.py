@@ -8,7 +8,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -47,11 +47,8 @@ def parse(arguments_class: type, argv: list[str] | None = None, presets: dict[st
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for item in fields(arguments_class):
-        default = item.default_factory() if item.default is MISSING else item.default
-        options = {"dest": item.name, "default": argparse.SUPPRESS}
-        options["help"] = item.metadata["help"].replace("%", "%%") + (
-            f" (default: {default})" if default not in (None, "") else ""
-        )
+        shown = f" (default: {item.default})" if item.default not in (None, "") else ""
+        options = {"dest": item.name, "default": argparse.SUPPRESS, "help": item.metadata["help"].replace("%", "%%") + shown}
         if item.type is bool:
             options["action"] = "store_true"
         else:
@@ -130,36 +127,38 @@ def user_errors():
     try:
         yield
         sys.stdout.flush()
-    except UserError as error:
-        print(f"error: {_harmless(str(error))}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)  # as the shell counts SIGINT
     except BrokenPipeError:  # whoever read our output has read enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         sys.exit(141)  # as the shell counts SIGPIPE
-    except (MemoryError, RuntimeError) as error:  # torch's are RuntimeErrors
-        if isinstance(error, RuntimeError) and not any(
-            said in str(error) for said in ("out of memory", "can't allocate memory")
-        ):
-            raise
-        said = _harmless(str(error).partition("\n")[0] or "no memory left")
-        print(
-            f"error: {said}\nIf it was a batch that did not fit: a smaller --eval_batch_size or --max_length, or in training a "
-            "smaller --batch_size with more --gradient_accumulation_steps",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    except (OSError, SafetensorError) as error:  # safetensors has its own way of saying what the system said
-        if getattr(error, "errno", None) in FULL or any(f"os error {number}" in str(error) for number in FULL):
-            said = "the disk is full; files written before are whole. Make room and run again, a training with --resume"
-        elif getattr(error, "filename", None) is not None:  # no right to read or to write it, a disk that fails
-            said = _harmless(f"{error.filename}: {error.strerror}")
-            with contextlib.suppress(RuntimeError):  # nobody's home
-                cache, place = cache_directory(), Path(str(error.filename))
-                if cache == place or cache in place.parents or place in cache.parents:
-                    said += "; the environment variable DISTILBERT_CACHE names another place for the cache"
-        else:
+    except Exception as error:
+        if (said := _advice(error)) is None:
             raise
         print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
+
+
+def _advice(error: Exception) -> str | None:
+    """What to tell the user, or None: then the mistake may be ours, and needs its traceback."""
+    message = str(error)
+    if isinstance(error, UserError):
+        return _harmless(message)
+    no_memory = any(said in message for said in ("out of memory", "can't allocate memory"))
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and no_memory):  # torch's are RuntimeErrors
+        return _harmless(message.partition("\n")[0] or "no memory left") + (
+            "\nIf it was a batch that did not fit: a smaller --eval_batch_size or --max_length, or in training a "
+            "smaller --batch_size with more --gradient_accumulation_steps"
+        )
+    if not isinstance(error, OSError | SafetensorError):
+        return None
+    if getattr(error, "errno", None) in FULL or any(f"os error {number}" in message for number in FULL):  # safetensors' way
+        return "the disk is full; files written before are whole. Make room and run again, a training with --resume"
+    if getattr(error, "filename", None) is None:
+        return None
+    said = _harmless(f"{error.filename}: {error.strerror}")  # no right to read or to write it, a disk that fails
+    with contextlib.suppress(RuntimeError):  # nobody's home
+        cache, place = cache_directory(), Path(str(error.filename))
+        if cache == place or cache in place.parents or place in cache.parents:
+            said += "; the environment variable DISTILBERT_CACHE names another place for the cache"
+    return said

@@ -54,10 +54,9 @@ class Directory:
         return self.arguments.exists() or bool(saved_steps(self.checkpoints)) or any(any(self.path.glob(w)) for w in WRITTEN)
 
     def clear(self, model: str, fresh: bool, step: int, log_bytes: int) -> int:
-        """For a fresh run all that a former one left; for one that goes on at `step` what is later, and the log's end. Returns
-        how long the log is now, in bytes.
+        """Removes what a former run left (`fresh`), or what is later than `step`; returns the log's length in bytes after that.
 
-        Of a fresh run that starts from what is here (`model`, as --model says) the model stays, needed until the end. Raises
+        A fresh run that starts from the model here (`model` is what --model says) needs it until its end, so it stays. Raises
         `UserError` when log.jsonl is a link.
         """
         if self.log.is_symlink() and not fresh:

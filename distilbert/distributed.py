@@ -40,8 +40,8 @@ class Workers:
             torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
 
     def wait(self) -> None:
-        """Until all are here. Before a process ends: right after a sum a thread of gloo's still holds the tensor, and to let
-        go of it while Python is being taken down aborts the process. A barrier has no tensor.
+        """Waits for all processes. Needed before one ends: a thread of gloo may still hold the last sum's tensor, and freeing
+        it while Python shuts down aborts the process. A barrier has no tensor.
         """
         if self.size > 1:
             torch.distributed.barrier()

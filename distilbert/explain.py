@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from .inference import evaluating, in_eval_mode
 from .model import Attention, DistilBertForSequenceClassification
-from .predict import evaluating, in_eval_mode
 
 
 @contextlib.contextmanager

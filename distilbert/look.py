@@ -37,7 +37,7 @@ from data.cls import truncate
 from .explain import attention_and_decisions, integrated_gradients
 from .hub import locate
 from .model import DistilBertForSequenceClassification
-from .predict import check_pair
+from .predict import trained_classifier
 from .serve import serve
 from .tokenizer import Tokenizer, readable
 
@@ -59,13 +59,7 @@ class Reader:
     def from_pretrained(cls, name: str) -> "Reader":
         """From whatever `--model` accepts. Raises `UserError` unless it is a trained classifier of two classes."""
         directory = locate(name)
-        model = DistilBertForSequenceClassification.from_pretrained(directory)
-        if model.head_is_fresh:
-            raise UserError(f"--model {name} has no trained classifier; train one: python train_cls.py --model {name}")
-        if model.config.num_labels != 2:
-            raise UserError(f"--model {name} tells {model.config.num_labels} classes apart, the page shows two")
-        tokenizer = Tokenizer.from_pretrained(directory)
-        check_pair(model, tokenizer)
+        model, tokenizer = trained_classifier(name, directory)
         record, calibration = directory / "run.json", directory / "calibration.json"
         own = read_json(record).get("arguments") if record.exists() else {}
         if not isinstance(own, dict):

@@ -38,7 +38,7 @@ class Precision:
         return cls(device, kind)
 
     @property
-    def weights(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
         """The format of the weights that forward and backward passes work with."""
         return torch.bfloat16 if self.kind == "bf16" else torch.float32
 
@@ -51,7 +51,7 @@ class Precision:
         return torch.amp.GradScaler(self.device, enabled=self.kind == "fp16")
 
     def to_device(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A batch on the device; nobody waits here for a GPU to have copied it."""
+        """The batch on the device; to a GPU it is copied in the background."""
         if self.device == "cuda":
             return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in batch.items()}
         return {name: tensor.to(self.device) for name, tensor in batch.items()}

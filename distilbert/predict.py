@@ -1,48 +1,22 @@
-"""A trained model at work: logits of many texts, verdicts on reviews."""
+"""A trained model at work: verdicts on reviews, words for a [MASK]."""
 
-import contextlib
-import sys
-import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
-from data.batches import by_length, pad
-from data.mlm import masked_batch
 from data.sources import Part
 
 from .cli import flag, parse, printable, user_errors
-from .distributed import is_first
 from .errors import UserError
+from .inference import evaluating, predict_logits
 from .metrics import softmax
-from .model import DistilBertForMaskedLM
+from .model import DistilBertForMaskedLM, DistilBertForSequenceClassification
 from .tokenizer import Tokenizer
 
 TRAINED = "; or, after training of your own, model.head_is_fresh = False"
-
-
-@contextlib.contextmanager
-def in_eval_mode(model: nn.Module):
-    """No dropout inside; the mode that was before, afterwards."""
-    modes = {module: module.training for module in model.modules()}  # parts of it may differ, as a frozen encoder does
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module):
-    """`in_eval_mode`, and without gradients."""
-    with in_eval_mode(model), torch.inference_mode():
-        yield
 
 
 def check_pair(model: nn.Module, tokenizer) -> None:
@@ -51,35 +25,16 @@ def check_pair(model: nn.Module, tokenizer) -> None:
         raise UserError(f"the tokenizer has {len(tokenizer)} pieces, the model {model.config.vocab_size}: not a pair")
 
 
-def batches_to_judge(sequences: Sequence[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
-    """`by_length`'s batches. What takes long says how far it is: a bar on a terminal, a line a minute elsewhere."""
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, expected at least 1")
-    lengths = np.array([len(sequence) for sequence in sequences])
-    terminal, started = sys.stderr.isatty(), time.monotonic()
-    said, done, total = started, 0, int(lengths.sum())
-    bar = {"desc": "judging", "unit": " tokens", "unit_scale": True, "leave": False, "delay": 2, "dynamic_ncols": True}
-    with tqdm(total=total, disable=not (terminal and is_first()), **bar) as progress:
-        for indices in by_length(lengths, batch_size):
-            yield indices
-            tokens, now = int(lengths[indices].sum()), time.monotonic()
-            progress.update(tokens)
-            done += tokens
-            if not terminal and is_first() and now - said >= 60:
-                left = (now - started) * (total / done - 1)
-                print(f"judging: {done / total:.0%}, {left / 60:.1f} min left", file=sys.stderr, flush=True)
-                said = now
-
-
-def predict_logits(model: nn.Module, sequences: Sequence[np.ndarray], pad_id: int, batch_size: int = 64) -> np.ndarray:
-    """Logits (N, C) in fp32, in the order given. Batches by length, in eval mode; the model's mode is restored."""
-    device = next(model.parameters()).device
-    logits = np.empty((len(sequences), model.config.num_labels), dtype=np.float32)
-    with evaluating(model):
-        for indices in batches_to_judge(sequences, batch_size):
-            ids, mask = pad([sequences[i] for i in indices], pad_id)
-            logits[indices] = model(ids.to(device), mask.to(device)).float().cpu().numpy()
-    return logits
+def trained_classifier(name: str, directory: Path) -> tuple[DistilBertForSequenceClassification, Tokenizer]:
+    """What `directory` holds, which --model calls `name`. Raises `UserError` unless it is trained to tell two classes apart."""
+    model = DistilBertForSequenceClassification.from_pretrained(directory)
+    if model.head_is_fresh:
+        raise UserError(f"--model {name} has no trained classifier; train one: python train_cls.py --model {name}")
+    if model.config.num_labels != 2:
+        raise UserError(f"--model {name} tells {model.config.num_labels} classes apart, expected Negative and Positive")
+    tokenizer = Tokenizer.from_pretrained(directory)
+    check_pair(model, tokenizer)
+    return model, tokenizer
 
 
 def verdicts(logits: np.ndarray, part: Part, metrics: dict) -> str:
@@ -95,21 +50,6 @@ def verdicts(logits: np.ndarray, part: Part, metrics: dict) -> str:
         said, text = "Positive" if logits[i].argmax() else "Negative", printable(" ".join(part.texts[i].split()))
         lines.append(f"{'right' if right[i] else 'WRONG'}  {said} {confidence:.2f}  {text[:90]}{'…' if len(text) > 90 else ''}")
     return "\n".join(lines) + "\n"
-
-
-def masked_lm_totals(
-    model: nn.Module, pairs: list[tuple[np.ndarray, np.ndarray]], pad_id: int, batch_size: int = 64
-) -> tuple[float, int, int]:
-    """Over all labels of (ids, labels) pairs: sum of the losses in nats, how many were guessed right, how many there are."""
-    device, loss_sum, right, count = next(model.parameters()).device, 0.0, 0, 0
-    with evaluating(model):
-        for indices in batches_to_judge([ids for ids, _ in pairs], batch_size):
-            batch = masked_batch([pairs[i] for i in indices], pad_id)
-            logits, targets = model.labelled_logits(**{name: tensor.to(device) for name, tensor in batch.items()})
-            loss_sum += F.cross_entropy(logits.float(), targets, reduction="sum").item()
-            right += int((logits.argmax(dim=1) == targets).sum())
-            count += len(targets)
-    return loss_sum, right, count
 
 
 def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -156,10 +96,9 @@ def infer_reviews(reviews: str | list[str], model: nn.Module, tokenizer, batch_s
     else:
         encoded = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
     logits = predict_logits(model, [np.array(ids) for ids in encoded], model.config.pad_token_id, batch_size)
-    probabilities = torch.from_numpy(logits).softmax(dim=1)
-    confidence, classes = probabilities.max(dim=1)
-    verdicts = [(int(k), model.config.id2label[int(k)], float(p)) for k, p in zip(classes, confidence, strict=True)]
-    return verdicts[0] if isinstance(reviews, str) else verdicts
+    names = model.config.id2label
+    judged = [(int(p.argmax()), names[int(p.argmax())], float(p.max())) for p in softmax(logits)]  # p (C,)
+    return judged[0] if isinstance(reviews, str) else judged
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from . import model as model_file
 from .checkpoint import read_checkpoint
 from .cli import flag, parse, printable, user_errors
 from .hub import locate
-from .predict import check_pair, evaluating, fill_mask, infer_reviews
+from .inference import evaluating
+from .predict import check_pair, fill_mask, infer_reviews
 from .tokenizer import Tokenizer
 
 # ---- the tracer

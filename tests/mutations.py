@@ -181,7 +181,7 @@ MUTATIONS = [
     # ---- figures
     Mutation(
         "mean-of-means",
-        "distilbert/predict.py",
+        "distilbert/inference.py",
         'F.cross_entropy(logits.float(), targets, reduction="sum").item()',
         "F.cross_entropy(logits.float(), targets).item() * len(pairs)",
         "predict::masked_lm_totals_are_sums_over_the_labels_whatever_the_batch",
@@ -260,7 +260,7 @@ MUTATIONS = [
     ),
     Mutation(
         "copy-passes-for-new-texts",
-        "evaluate.py",
+        "distilbert/held_out.py",
         "return alike and checksum(Path(given)) == checksum(Path(trained_on))",
         "return False",
         "evaluate::a_copy_of_the_file_that_the_run_was_trained_on_is_its_own_too",
@@ -324,8 +324,8 @@ MUTATIONS = [
     Mutation(
         "padding-has-labels",
         "data/mlm.py",
-        "torch.full_like(input_ids, IGNORED)",
-        "torch.zeros_like(input_ids)",
+        "[label for _, label in pairs], IGNORED)",
+        "[label for _, label in pairs], 0)",
         "mlm::a_batch_is_padded_with_labels_that_do_not_count",
     ),
     Mutation(
@@ -338,7 +338,7 @@ MUTATIONS = [
     # ---- runs
     Mutation(
         "predict-with-dropout",
-        "distilbert/predict.py",
+        "distilbert/inference.py",
         "    model.eval()\n",
         "    model.train()\n",
         "predict::dropout_does_nothing_in_a_prediction",
@@ -394,7 +394,7 @@ MUTATIONS = [
     ),
     Mutation(
         "mistakes-least-confident-first",
-        "evaluate.py",
+        "distilbert/mistakes.py",
         "wrong[np.argsort(-confidence[wrong]",
         "wrong[np.argsort(confidence[wrong]",
         "evaluate::errors_are_the_most_confident_mistakes_by_name",
@@ -410,7 +410,7 @@ MUTATIONS = [
     ),
     Mutation(
         "nan-is-best",
-        "distilbert/run.py",
+        "distilbert/log.py",
         'math.isfinite(score) and math.isfinite(metrics["loss"]) and (',
         "(",
         "run::only_a_higher_score_is_best_and_nan_never",
@@ -517,7 +517,7 @@ MUTATIONS = [
     ),
     Mutation(
         "own-texts-elsewhere-are-anothers",
-        "evaluate.py",
+        "distilbert/held_out.py",
         "return Path(given).name == Path(trained_on).name",
         "return given == trained_on",
         "evaluate::a_file_of_the_runs_name_is_its_own_where_the_path_it_was_trained_by_does_not_hold",
@@ -525,9 +525,9 @@ MUTATIONS = [
     Mutation(
         "a-searchs-end-is-a-temperature",
         "evaluate.py",
-        "if not 1.01 * LEAST < temperature < MOST / 1.01:",
-        "if temperature > MOST:",
-        "evaluate::where_no_temperature_fits_none_is_written",
+        "if 1.01 * LEAST < temperature < MOST / 1.01:",
+        "if temperature <= MOST:",
+        "evaluate::where_no_temperature_fits_confidence_stays_as_it_is",
     ),
     Mutation(
         "names-outlive-their-head",

@@ -465,15 +465,17 @@ def test_calibration_makes_an_overconfident_model_honest(run, monkeypatch, corpu
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_where_no_temperature_fits_none_is_written(run, monkeypatch, corpus, capsys, right):
+def test_where_no_temperature_fits_confidence_stays_as_it_is(run, monkeypatch, corpus, capsys, right):
     """All right: no T is too small. All wrong: none is too large."""
     parts, order = load(str(corpus)), iter(["test", "validation"])
     monkeypatch.setattr(
         evaluate, "predict_logits", lambda *_: np.eye(2, dtype=np.float32)[parts[next(order)].labels ^ (not right)]
     )
-    assert measure(run, "--calibrate")["accuracy"] == right and not list(run.glob("calibration*.json"))
-    assert "no temperature: the best one for these 16 validation texts lies outside 0.05 to 20" in capsys.readouterr().out
-    assert "calibrated" not in (run / "eval-toy.svg").read_text()
+    assert measure(run, "--calibrate")["accuracy"] == right
+    found = json.loads((run / "calibration.json").read_text())
+    assert (found["temperature"], found["fitted_on"], found["n"]) == (1.0, 0, 16)
+    assert all(found[figure]["before"] == found[figure]["after"] for figure in ("ece", "brier", "loss"))
+    assert "temperature 1: the best one for these 16 validation texts lies outside 0.05 to 20" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("count", [2, 20])

@@ -106,7 +106,7 @@ def test_torch_can_be_asked_what_this_processor_has():
 
 
 def test_only_bf16_has_working_weights_in_another_format():
-    formats = {kind: Precision("cpu", kind).weights for kind in ("fp32", "bf16", "fp16")}
+    formats = {kind: Precision("cpu", kind).dtype for kind in ("fp32", "bf16", "fp16")}
     assert formats == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float32}
 
 

@@ -933,7 +933,7 @@ def test_a_fresh_progress_is_all_zeros():
 def test_a_progress_bar_is_drawn_on_a_terminal_only(tmp_path, monkeypatch, capsys):
     drawn = []
     monkeypatch.setattr(
-        "distilbert.run.tqdm",
+        "distilbert.log.tqdm",
         lambda **options: SimpleNamespace(n=0, update=drawn.append, set_postfix_str=drawn.append, close=lambda: None),
     )
     with Run(arguments(tmp_path)) as run:

@@ -17,9 +17,10 @@ import train_mlm
 from data.mlm import mask_tokens, masked_batch
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, Tokenizer
 from distilbert.errors import UserError
+from distilbert.inference import masked_lm_totals
 from distilbert.metrics import masked_lm_metrics
 from distilbert.model import Dropout
-from distilbert.predict import fill_mask, masked_lm_totals
+from distilbert.predict import fill_mask
 from distilbert.predict import main as predict_main
 from distilbert.run import Run
 

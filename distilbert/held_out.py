@@ -1,0 +1,47 @@
+"""Texts that a run was trained or chosen on must not pass for held-out ones when it is measured."""
+
+import os
+from pathlib import Path
+
+from data.sources import is_imdb
+
+from .errors import UserError
+from .files import checksum
+
+
+def same_data(given: str, trained_on: str) -> bool:
+    """Whether --data is what a run was trained on, or a copy of it: what it was trained on must not pass for held-out texts.
+
+    Where one of the paths is not there, as that of a run made on another machine, the names decide.
+    """
+    if os.path.exists(given) and os.path.exists(trained_on):
+        if os.path.samefile(given, trained_on):
+            return True
+        alike = os.path.isfile(given) and os.path.isfile(trained_on) and os.path.getsize(given) == os.path.getsize(trained_on)
+        return alike and checksum(Path(given)) == checksum(Path(trained_on))
+    return Path(given).name == Path(trained_on).name
+
+
+def split_of(args, own: dict, data: str) -> str:
+    """--split of evaluate.py's `args`, or else the run's (`own`: what it was trained with). Raises `UserError` where that would
+    hold out texts that the run has learnt from: another split may, and so may the same one of another archive.
+    """
+    own_split = own.get("split", "official")
+    split = args.split or own_split
+    # seed-a takes validation from the official test, the others from train: so each may hold what another was learnt from
+    fitted = args.part == "validation" or args.calibrate
+    seen = (fitted and split != "seed-a") or (args.part == "test" and own_split == "seed-a")
+    own_data = own.get("data", "sample")
+    if not (is_imdb(data) and is_imdb(own_data) and seen):
+        return split
+    if split != own_split:
+        raise UserError(
+            f"--split {split}: {args.model} was made with --split {own_split}, so some of these reviews are ones that it was "
+            "trained or chosen on; leave --split out"
+        )
+    if split != "official" and not same_data(data, own_data):  # which counts reviews in the order of the archive
+        raise UserError(
+            f"--data {data}: {args.model} was made with --split {split} of {own_data}; in the order of another archive, that "
+            "split holds out reviews that it was trained or chosen on. Leave --data out"
+        )
+    return split
