@@ -128,6 +128,8 @@ class Pretrained:
             if not found or wanted != config.classifier_head:
                 found, config = set(), config.replace(classifier_head=wanted, seq_classif_dropout=None)
                 tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(foreign.HEADS)}
+            if found and (n := len(changes.get("id2label", config.id2label))) != config.num_labels:
+                raise UserError(f"{directory}: its head tells {config.num_labels} classes apart, not {n} (id2label)")
         network = cls(config.replace(**changes))
         network.load_state_dict(to_ours(name_map(architecture, config), tensors), strict=False)  # strict was `check_tensors`
         network.head_is_fresh = bool(head) and not found

@@ -28,7 +28,7 @@ class Precision:
     @classmethod
     def choose(cls, device: str = "auto", kind: str = "auto") -> "Precision":
         """Resolves "auto": a CUDA GPU, or else the CPU. Raises `UserError` when the device is not there."""
-        have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        have = {"cpu": True, "cuda": has_cuda(), "mps": torch.backends.mps.is_available()}
         if device == "auto":
             device = "cuda" if have["cuda"] else "cpu"  # a Mac's only if asked for: see README, "Two commands"
         if not have.get(device, False):
@@ -67,6 +67,12 @@ class Precision:
         if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
             return int(peak[1]) * 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def has_cuda() -> bool:
+    """Whether there is a CUDA GPU, and one that this build of torch has kernels for: at older ones torch only warns."""
+    built = [int(re.sub(r"\D", "", name)) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]  # sm_75: for 7.5
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= divmod(min(built, default=0), 10)
 
 
 def fast_bf16(device: str) -> bool:

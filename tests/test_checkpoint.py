@@ -346,6 +346,15 @@ def test_a_linear_head_without_pre_classifier_is_read_as_one(tmp_path, with_conf
     close(logits(mine), F.linear(their_output(theirs)[:, 0], weight.double(), bias.double()))
 
 
+def test_a_trained_head_of_other_classes_than_are_asked_for_is_refused_and_an_encoder_gets_a_head_of_as_many(tmp_path):
+    directory, _ = written_by_transformers(tmp_path)
+    with pytest.raises(UserError, match=r"its head tells 5 classes apart, not 2 \(id2label\)"):
+        CLASSIFIER.from_pretrained(directory, id2label={0: "no", 1: "yes"})
+    assert CLASSIFIER.from_pretrained(directory, id2label=dict(enumerate("abcde"))).config.id2label[4] == "e"
+    bare, _ = written_by_transformers(tmp_path / "bare", "DistilBertModel")
+    assert CLASSIFIER.from_pretrained(bare, id2label={0: "a", 1: "b", 2: "c"}).head.output.out_features == 3
+
+
 @pytest.mark.parametrize("cls", [MLM, CLASSIFIER])
 def test_without_a_config_the_sizes_are_read_off_the_tensors_and_the_heads_said_to_be_a_guess(tmp_path, capsys, cls):
     directory, theirs = written_by_transformers(tmp_path, cls.__name__, dim=128, id2label={0: "no", 1: "yes"})

@@ -15,11 +15,12 @@ from distilbert.precision import Precision, fast_bf16
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def machine(monkeypatch, cuda=False, mps=False, amx=False, avx512_bf16=False, capability=(8, 0)):
+def machine(monkeypatch, cuda=False, mps=False, amx=False, avx512_bf16=False, capability=(8, 0), kernels=("sm_75", "sm_120")):
     """Lets torch say that this machine has just these things."""
     for owner, name, value in (
         (torch.cuda, "is_available", cuda),
         (torch.cuda, "get_device_capability", capability),
+        (torch.cuda, "get_arch_list", list(kernels)),
         (torch.backends.mps, "is_available", mps),
         (torch.cpu, "_is_amx_tile_supported", amx),
         (torch.cpu, "_is_avx512_bf16_supported", avx512_bf16),
@@ -69,6 +70,9 @@ def snapshot(model, optimizer):
         ({"cuda": True}, ("cuda", "bf16")),
         ({"cuda": True, "mps": True, "capability": (9, 0)}, ("cuda", "bf16")),
         ({"cuda": True, "amx": True, "capability": (7, 5)}, ("cuda", "fp32")),
+        ({"cuda": True, "amx": True, "capability": (7, 0)}, ("cpu", "bf16")),  # too old for this build of torch
+        ({"cuda": True, "capability": (10, 3), "kernels": ("sm_90a", "sm_120")}, ("cuda", "bf16")),
+        ({"cuda": True, "capability": (9, 0), "kernels": ("gfx1100",)}, ("cuda", "bf16")),  # AMD's, counted in another way
     ],
 )
 def test_auto_takes_a_cuda_gpu_or_the_cpu_and_bf16_only_where_it_is_in_hardware(monkeypatch, has, expected):
