@@ -49,7 +49,7 @@ from distilbert.fast import tune_process
 from distilbert.files import bare_name, read_json, write_json
 from distilbert.held_out import same_data, split_of
 from distilbert.hub import locate
-from distilbert.inference import predict_logits
+from distilbert.logits import predict_logits
 from distilbert.metrics import classification_metrics, reliability, softmax
 from distilbert.mistakes import accuracy_by_kind, confident_mistakes, print_errors
 from distilbert.precision import Precision

@@ -33,7 +33,7 @@ import torch
 from data.batches import epoch_batches, tokenise
 from data.cls import classification_batch, truncate
 from data.sources import check_classes, load, prepare
-from distilbert.inference import predict_logits
+from distilbert.logits import predict_logits
 from distilbert.metrics import classification_metrics
 from distilbert.model import DistilBertForSequenceClassification
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate, share_of_step
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(run: Run) -> None:
     checkpoint = run.begin()
-    args, progress, workers, precision = run.arguments, run.progress, run.workers, run.precision
+    args, progress, workers, precision = run.arguments, run.progress, run.workers, run.precision  # workers: torchrun's
     torch.manual_seed(args.seed)
 
     # text → parts → ids
@@ -60,7 +60,7 @@ def train(run: Run) -> None:
     model, tokenizer = starting_point(
         DistilBertForSequenceClassification, args, parts["train"].texts, classifier_head=args.classifier_head
     )
-    identity = tokenizer.backend.to_str()  # all of it as text: what the cache of ids is filed under, and --resume compares
+    identity = tokenizer.backend.to_str()  # the whole tokenizer as text: the cache's key, and what --resume compares
     sequences, labels = {}, {name: part.labels for name, part in parts.items()}
     for name, part in parts.items():
         table = tokenise(part.texts, tokenizer.encode_batch, identity)
@@ -104,12 +104,12 @@ def train(run: Run) -> None:
 
             # forward and backward: each batch counts by its share of the step's labels, so that the sum is that of one batch
             chosen = batches[first : first + accumulation]
-            step_batches = [make_batch(share) for share in map(workers.share, chosen) if len(share)]
+            step_batches = [make_batch(own) for own in map(workers.share, chosen) if len(own)]
             counts = [len(batch["labels"]) for batch in step_batches]
             tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
             labels_in_step, tokens = workers.total(sum(counts), tokens)
             step_loss = torch.zeros((), device=precision.device)
-            scaler.scale(step_loss)  # makes the scale that unscale_ needs, in a process whose shares are all empty, too
+            scaler.scale(step_loss)  # unscale_ fails without a scale before it: here, where this process has no batch
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
                     loss = share_of_step(model.loss(**precision.to_device(batch)), count, labels_in_step)

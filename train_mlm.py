@@ -39,7 +39,7 @@ from data.cls import truncate
 from data.mlm import corpus_parts, mask_tokens, masked_batch, packed, windows
 from data.sources import load, prepare
 from distilbert.errors import UserError
-from distilbert.inference import masked_lm_totals
+from distilbert.logits import masked_lm_totals
 from distilbert.metrics import masked_lm_metrics
 from distilbert.model import IGNORED, DistilBertForMaskedLM, labelled_rows
 from distilbert.optim import AdamW, clip_grad_norm_, learning_rate_factor, parameter_groups, set_learning_rate, share_of_step
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(run: Run) -> None:
     checkpoint = run.begin()
-    args, progress, workers, precision = run.arguments, run.progress, run.workers, run.precision
+    args, progress, workers, precision = run.arguments, run.progress, run.workers, run.precision  # workers: torchrun's
     torch.manual_seed(args.seed)
 
     # text → parts → ids
@@ -67,7 +67,7 @@ def train(run: Run) -> None:
     parts = corpus_parts(parts, args.corpus, args.data)
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed, args.data)
     model, tokenizer = starting_point(DistilBertForMaskedLM, args, parts["train"].texts)
-    identity = tokenizer.backend.to_str()  # all of it as text: what the cache of ids is filed under, and --resume compares
+    identity = tokenizer.backend.to_str()  # the whole tokenizer as text: the cache's key, and what --resume compares
     sequences = {}
     for name, part in parts.items():
         table = tokenise(part.texts, tokenizer.encode_batch, identity)
@@ -126,12 +126,12 @@ def train(run: Run) -> None:
 
             # forward and backward: each batch counts by its share of the step's labels, so that the sum is that of one batch
             chosen = batches[first : first + accumulation]
-            step_batches = [make_batch(share) for share in map(workers.share, chosen) if len(share)]
+            step_batches = [make_batch(own) for own in map(workers.share, chosen) if len(own)]
             counts = [int((batch["labels"] != IGNORED).sum()) for batch in step_batches]
             tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
             labels_in_step, tokens = workers.total(sum(counts), tokens)
             step_loss = torch.zeros((), device=precision.device)
-            scaler.scale(step_loss)  # makes the scale that unscale_ needs, in a process whose shares are all empty, too
+            scaler.scale(step_loss)  # unscale_ fails without a scale before it: here, where this process has no batch
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
                     loss = share_of_step(model.loss(**precision.to_device(batch)), count, labels_in_step)

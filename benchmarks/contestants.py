@@ -125,7 +125,7 @@ def pipeline(folder: Path, how: str, batch_size: int, max_length: int) -> dict:
 def our_inference(folder: Path, how: str, batch_size: int, max_length: int) -> dict:
     """how: "infer_reviews" (texts to verdicts), or "predict_logits", evaluate.py's way (ids to logits)."""
     from distilbert import DistilBertForSequenceClassification, Tokenizer, infer_reviews
-    from distilbert.predict import predict_logits
+    from distilbert.logits import predict_logits
 
     model, tokenizer = (kind.from_pretrained(folder / "judge") for kind in (DistilBertForSequenceClassification, Tokenizer))
     precision = Precision.choose("cpu")

@@ -1,6 +1,7 @@
 """Ids to batches: the token cache, the order of an epoch, and padding. All order is a pure function of (seed, epoch)."""
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,13 +56,13 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, b
 
     "length": examples of similar length together, so that little is padded (of a random batch of reviews cut at 512, half is).
     The order is by length // 16, at random among equal ones, and the finished batches are shuffled: neither neighbours nor
-    order repeat from epoch to epoch. If the division leaves a rest, one smaller batch takes it, at a random place.
+    order repeat from epoch to epoch. A rest makes one batch smaller: a random one, or it would always hold the longest.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
     if batching == "length":
         order = order[np.argsort(np.asarray(lengths)[order] // 16, kind="stable")]
-    sizes = np.full(-(-len(order) // batch_size), batch_size)
+    sizes = np.full(math.ceil(len(order) / batch_size), batch_size)
     if len(order) % batch_size:
         sizes[random.integers(len(sizes))] = len(order) % batch_size
     batches = np.split(order, np.cumsum(sizes)[:-1])

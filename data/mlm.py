@@ -1,5 +1,7 @@
 """Masked language modelling: windows of text, and which of their tokens are hidden."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -40,7 +42,7 @@ def windows(table: TokenTable, max_length: int) -> list[np.ndarray]:
     """
     sequences = []
     for ids in table:
-        count = max(-(-(len(ids) - 2) // (max_length - 2)), 1)
+        count = max(math.ceil((len(ids) - 2) / (max_length - 2)), 1)
         for piece in np.array_split(ids[1:-1], count):
             sequences.append(np.concatenate([ids[:1], piece, ids[-1:]]))
     return sequences

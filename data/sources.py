@@ -46,7 +46,7 @@ Parts = dict[str, Part]  # "train", "validation", "test", "unlabelled": those th
 
 
 def load(data: str, split: str = "official", keep_breaks: bool = False, whole_tables: bool = False) -> Parts:
-    """Reads what `--data` names and cuts it into parts. `whole_tables`: one without a split column is all test.
+    """Reads what `--data` names and cuts it into parts. `whole_tables`: a table without a split column is all test.
 
     Raises `UserError` for an unknown name or format, and for texts that are empty, undecodable or wrongly labelled.
     """
@@ -106,7 +106,7 @@ def read_imdb(path: Path) -> Parts:
 
 
 def cut_imdb(parts: Parts, split: str) -> Parts:
-    """A validation part. official: a stratified tenth of train, whatever the archive's order. seed-a, seed-b: as published."""
+    """Adds a validation part: a stratified tenth of train, whatever the archive's order ("official"), or as published."""
     if split == "official":
         parts = {name: part.take(np.argsort(part.names, kind="stable")) for name, part in parts.items()}
     else:

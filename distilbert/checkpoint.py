@@ -131,7 +131,7 @@ class Pretrained:
             if found and (n := len(changes.get("id2label", config.id2label))) != config.num_labels:
                 raise UserError(f"{directory}: its head tells {config.num_labels} classes apart, not {n} (id2label)")
         network = cls(config.replace(**changes))
-        network.load_state_dict(to_ours(name_map(architecture, config), tensors), strict=False)  # strict was `check_tensors`
+        network.load_state_dict(to_ours(name_map(architecture, config), tensors), strict=False)  # `check_tensors` was strict
         network.head_is_fresh = bool(head) and not found
         if network.head_is_fresh:
             print(f"{model}: an encoder without this head; the head starts untrained", file=sys.stderr)

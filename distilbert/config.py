@@ -32,17 +32,17 @@ class DistilBertConfig:
     n_heads: int = 12  # H
     dropout: float = 0.1  # after the embeddings and after each feed-forward
     attention_dropout: float = 0.1  # on the attention weights
-    seq_classif_dropout: float | None = None  # before a classifier's last Linear; None: as its head has it
+    seq_classif_dropout: float | None = None  # before a classifier's last Linear; None: its HEAD_DROPOUT
     initializer_range: float = 0.02  # standard deviation of fresh weights
     pad_token_id: int = 0
     classifier_head: str = "linear"  # or "pre_classifier", which is transformers' own
     id2label: dict[int, str] = field(default_factory=lambda: {0: "Negative", 1: "Positive"})
 
     def __post_init__(self):
-        if self.classifier_head not in list(HEAD_DROPOUT):
+        if self.classifier_head not in list(HEAD_DROPOUT):  # a list: what a file says may have no hash
             raise UserError(f"config: classifier_head is {self.classifier_head!r}, expected 'linear' or 'pre_classifier'")
         if self.seq_classif_dropout is None:
-            object.__setattr__(self, "seq_classif_dropout", HEAD_DROPOUT[self.classifier_head])  # else it is frozen
+            object.__setattr__(self, "seq_classif_dropout", HEAD_DROPOUT[self.classifier_head])  # it is frozen
         for name, (low, high) in _LIMITS.items():
             value, kinds = getattr(self, name), (int,) if isinstance(low, int) else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds):

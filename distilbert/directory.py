@@ -1,4 +1,4 @@
-"""A run directory: who may write there, what a run replaces there, what is cleared away. Skip it to follow the lesson."""
+"""A run directory: who may write there, what a run replaces there, what is cleared away. Skip it at a first reading."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""Several processes on one job: torchrun --nproc-per-node 2 train_cls.py … Skip it to follow the lesson.
+"""Several processes on one job: torchrun --nproc-per-node 2 train_cls.py … Skip it at a first reading.
 
 Every process has the whole model, takes its share of each batch, and after one sum of the gradients takes the same step. The
 sum is exact for shares of any size, because each share's loss is already divided by the labels of the whole step; a wrapper

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .inference import evaluating, in_eval_mode
+from .logits import evaluating, in_eval_mode
 from .model import Attention, DistilBertForSequenceClassification
 
 

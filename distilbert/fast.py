@@ -1,4 +1,4 @@
-"""What makes it fast on a CPU, and changes no formula. Skip it to follow the lesson.
+"""What makes it fast on a CPU, and changes no formula. Skip it at a first reading.
 
 random_words        for dropout, by all cores at once
 slices              of the optimizer's tensors, to fit the cache

@@ -10,7 +10,7 @@ from .files import checksum
 
 
 def same_data(given: str, trained_on: str) -> bool:
-    """Whether --data is what a run was trained on, or a copy of it: what it was trained on must not pass for held-out texts.
+    """Whether --data is what a run was trained on, or a copy of it.
 
     Where one of the paths is not there, as that of a run made on another machine, the names decide.
     """
@@ -39,7 +39,7 @@ def split_of(args, own: dict, data: str) -> str:
             f"--split {split}: {args.model} was made with --split {own_split}, so some of these reviews are ones that it was "
             "trained or chosen on; leave --split out"
         )
-    if split != "official" and not same_data(data, own_data):  # which counts reviews in the order of the archive
+    if split != "official" and not same_data(data, own_data):  # a published split counts reviews in its archive's order
         raise UserError(
             f"--data {data}: {args.model} was made with --split {split} of {own_data}; in the order of another archive, that "
             "split holds out reviews that it was trained or chosen on. Leave --data out"

@@ -1,4 +1,4 @@
-"""What a run has done so far: its counters, log.jsonl, and lines on the terminal. Skip it to follow the lesson."""
+"""What a run has done so far: its counters, log.jsonl, and lines on the terminal. Skip it at a first reading."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ class Progress:
 
 
 class Log:
-    """Counts the steps of a run and reports them. Of several processes the first alone writes and speaks."""
+    """The half of `Run` that counts its steps and reports them. Of several processes the first alone writes and speaks."""
 
     def __init__(self, path: Path, workers: Workers):
         self.log_path, self.workers = path, workers
@@ -53,7 +53,7 @@ class Log:
     ) -> None:
         """One optimizer step more. `loss`, its mean over `labels`, and the norm stay on the device until the log needs them.
 
-        `last`: it was the last of its epoch. Raises `UserError` when the loss scaler has skipped 20 steps in a row.
+        `last`: of its epoch; `texts`: their numbers. Raises `UserError` when the loss scaler has skipped 20 steps in a row.
         """
         p = self.progress
         p.step, p.steps_in_epoch, p.tokens = p.step + 1, p.steps_in_epoch + 1, p.tokens + tokens

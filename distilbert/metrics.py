@@ -99,7 +99,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of ½·Σ(p - 1 or 0)² over the classes, half of Brier's (1950); of two classes: (p(class 1) - label)²."""
+    """Mean of ½·Σ(p - y)² over the classes, y one-hot: half of Brier's (1950); of two classes (p(class 1) - label)²."""
     distance = probabilities - np.eye(probabilities.shape[1])[labels]
     return ratio(float((distance**2).sum()) / 2, len(labels))
 

@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import Pretrained
+from .checkpoint import Pretrained  # from_pretrained and save_pretrained
 from .config import DistilBertConfig
 from .errors import UserError
 from .fast import draw_seed, has_fused_attention, piecewise, random_words
 
 IGNORED = -100  # a label that counts for nothing, in cross-entropy's own convention
-FAR_BELOW = -30_000.0  # added to a score, it makes the weight zero; with -inf, a sequence of padding only would give NaN
+FAR_BELOW = -30_000.0  # added to a score, it makes the weight zero; -inf (and -1e9 in fp16) would give NaN where all is padding
 
 
 class Dropout(nn.Module):
@@ -57,8 +57,8 @@ class Dropout(nn.Module):
 class Embeddings(nn.Module):
     """h₀ = dropout(norm(W[ids] + P[0..T-1])): what the token is, plus where it stands (BERT, section 3).
 
-    BERT adds a third term for the segment: which of two texts a token belongs to. DistilBERT leaves it out, because [SEP]
-    already separates two texts. The positions are learned, so a sequence can't be longer than their table.
+    BERT adds a third term for the segment: which of two texts a token belongs to. DistilBERT leaves it out; [SEP] still
+    separates two texts. The positions are learned, so a sequence can't be longer than their table.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -81,7 +81,7 @@ class Attention(nn.Module):
 
     Every query asks every key of its sequence "how much do you concern me?"; the softmax makes the answers weights,
     and the values are averaged with them. √K keeps the scores' spread near one: a sum of K products of independent numbers
-    of mean 0 and variance 1 has variance K, and a softmax of numbers far apart has no gradient.
+    of mean 0 and variance 1 has variance K, and a softmax of numbers far apart has hardly any gradient.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -92,9 +92,9 @@ class Attention(nn.Module):
         self.dropout = Dropout(config.attention_dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, x_rows: Tensor) -> Tensor:
-        """x (B, T, D) gives keys and values, x_rows (B, R, D) the queries; mask is added to the scores -> (B, R, D)."""
+        """Keys and values of x (B, T, D), queries of x_rows (B, R, D); mask (B, 1, 1, T) is added to scores -> (B, R, D)."""
         D = x.shape[2]
-        if x_rows is x:
+        if x_rows is x:  # queries, keys and values of all rows: one product
             q, k, v = self.qkv(x).chunk(3, dim=2)  # (B, T, D)
         else:
             q = F.linear(x_rows, self.qkv.weight[:D], self.qkv.bias[:D])  # (B, R, D)
@@ -191,7 +191,7 @@ class DistilBertModel(nn.Module, Pretrained):
 class MaskedLMHead(nn.Module):
     """logits = W·norm(gelu(A·h + a)) + b, with W the word embeddings themselves (BERT's code; its paper says "softmax" only).
 
-    Tying them (Press & Wolf 2017) saves V·D parameters, a third of distilbert-base, and trains the rows of rare words too.
+    Tying them (Press & Wolf 2017) saves V·D parameters, a third of distilbert-base; and each softmax trains every row.
     """
 
     def __init__(self, config: DistilBertConfig):
@@ -221,7 +221,7 @@ class DistilBertForMaskedLM(nn.Module, Pretrained):
 
     def labelled_logits(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, rows=None, chosen=None):
         """Logits (M, V) of the positions with a label (about 15%) and their labels (M,): the others skip the V·D product."""
-        if rows is None:  # training asks on the CPU: a number read off a GPU comes after all the work queued there
+        if rows is None:  # training hands them in, counted on the CPU: a count on a GPU would wait for all its queued work
             rows, chosen = labelled_rows(labels).values()  # (B, R), (M,)
         hidden = self.encoder(input_ids, attention_mask, rows).flatten(0, 1)[chosen]  # (M, D)
         targets = labels.gather(1, rows).flatten()[chosen]  # (M,)
@@ -249,13 +249,12 @@ class ClassifierHead(nn.Module):
 
     def __init__(self, config: DistilBertConfig):
         super().__init__()
-        if config.classifier_head == "pre_classifier":
-            self.hidden = nn.Linear(config.dim, config.dim)
+        self.hidden = nn.Linear(config.dim, config.dim) if config.classifier_head == "pre_classifier" else None
         self.dropout = Dropout(config.seq_classif_dropout)
         self.output = nn.Linear(config.dim, config.num_labels)
 
     def forward(self, cls: Tensor) -> Tensor:
-        if hasattr(self, "hidden"):
+        if self.hidden is not None:
             cls = torch.relu(self.hidden(cls))
         return self.output(self.dropout(cls))  # (B, C)
 
@@ -282,7 +281,7 @@ class DistilBertForSequenceClassification(nn.Module, Pretrained):
 
 
 def at_least_fp32(logits: Tensor) -> Tensor:
-    """Half precision becomes fp32: in bf16, with 8 bits of mantissa, a loss near 10 would be a multiple of 1/16."""
+    """Half precision becomes fp32: in bf16, with 8 significant bits, a loss near 10 would be a multiple of 1/16."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

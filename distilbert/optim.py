@@ -45,7 +45,7 @@ def parameter_groups(
 
 
 def share_of_step(loss: Tensor, labels: int, labels_in_step: int) -> Tensor:
-    """What a batch adds to the loss of its optimizer step: its mean over its own n labels, times n/N, of N in the step.
+    """What a batch adds to the loss of its optimizer step: the mean over its n labels, times n/N; the step has N labels.
 
     Σᵢ (nᵢ/N)·lossᵢ, over the batches of all processes, is the mean over all N, as if they were one batch. A mean of their
     means would not be: in a small batch each label would count more. 0 when the step has no labels at all.
@@ -74,7 +74,7 @@ def learning_rate_factor(
 
     It rises linearly over the warmup, from 0 (as in transformers: step 0 moves nothing) to 1: at first Adam's second moments
     are estimates from few gradients, too uncertain for full steps. Then it falls linearly to 0 ("linear") or stays at 1
-    ("constant_with_warmup"), but never below min_lr_ratio once warm. Raises `ValueError` for another kind.
+    ("constant_with_warmup"), but never below min_lr_ratio once warm. After it another kind is a `ValueError`.
     """
     if step < warmup_steps:
         return step / warmup_steps
@@ -95,7 +95,7 @@ class AdamW(torch.optim.Optimizer):
 
         m ← β₁·m + (1-β₁)·g           running mean of the gradient
         v ← β₂·v + (1-β₂)·g²          running mean of its square
-        p ← p - lr·λ·p                weight decay, apart from g: inside g, the division by √v̂ would weaken it
+        p ← p - lr·λ·p                weight decay, apart from g: divided by √v̂, it would differ from weight to weight
         p ← p - lr·m̂ / (√v̂ + ε)       with m̂ = m/(1-β₁ᵗ) and v̂ = v/(1-β₂ᵗ), as m and v began at zero
 
     A bf16 parameter has a *master* copy in fp32, and the formulas change that copy: neighbours in bf16 are 1/256 to 1/128 of
@@ -112,7 +112,7 @@ class AdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> bool:
-        """Returns True: a loss scaler's own `step` passes it on, and None after an overflow, when it calls no optimizer."""
+        """Returns True, and so does a loss scaler's `step`, unless it skips this call after an overflow: then None."""
         for group in self.param_groups:
             (beta1, beta2), lr = group["betas"], group["lr"]
             for p in group["params"]:

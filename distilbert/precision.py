@@ -4,9 +4,9 @@
     bf16   working weights and activations in bfloat16, fp32 master weights in the optimizer (see `optim.AdamW`)
     fp16   fp32 weights, autocast to float16 where that is safe, and a loss scaler (Micikevicius et al. 2018, section 3.2)
 
-fp16 ends at 6e-8, and gradients are often smaller: the scaler multiplies the loss by a large number, divides the
+fp16 rounds to 0 what is below 3e-8, and gradients often are: the scaler multiplies the loss by a large number, divides the
 gradients by it again, and skips the step (and makes the number smaller) when one overflowed. bf16 has fp32's range
-and needs none of it; it has only 8 bits of mantissa, which is why the sum of small steps is kept in fp32.
+and needs none of it; it has only 8 significant bits, which is why the sum of small steps is kept in fp32.
 """
 
 import re

@@ -11,7 +11,7 @@ from data.sources import Part
 
 from .cli import flag, parse, printable, user_errors
 from .errors import UserError
-from .inference import evaluating, predict_logits
+from .logits import evaluating, predict_logits
 from .metrics import softmax
 from .model import DistilBertForMaskedLM, DistilBertForSequenceClassification
 from .tokenizer import Tokenizer
@@ -80,8 +80,8 @@ def fill_mask(text: str, model: nn.Module, tokenizer, top: int = 5) -> list[list
 def infer_reviews(reviews: str | list[str], model: nn.Module, tokenizer, batch_size: int = 32, max_length: int = 512):
     """Judges one review or a list -> (class, label, confidence), or a list of such tuples, in order.
 
-    `tokenizer`: ours or one of transformers'. Texts are cut to `max_length` tokens or the model's positions. One without a
-    word is judged like any other: look for it before, as what is said of it means nothing.
+    `tokenizer`: ours or one of transformers'. Texts are cut to `max_length` tokens, or to the model's positions if fewer.
+    An empty text is judged, too, but that means nothing: leave it out.
     Raises `UserError` for a model loaded without a trained head and for a tokenizer with more pieces than the model knows.
     """
     if getattr(model, "head_is_fresh", False):

@@ -1,5 +1,5 @@
 """What --resume goes on from: checkpoints (step-N/ holds tensors.safetensors and state.json, and of both a SHA-256; no
-pickle), and with which flags. Skip it to follow the lesson.
+pickle), and with which flags. Skip it at a first reading.
 """
 
 import dataclasses

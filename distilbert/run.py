@@ -1,4 +1,4 @@
-"""A run in its directory: checkpoints, resume, the final record. Skip it to follow the lesson.
+"""A run in its directory: checkpoints, resume, the final record. Skip it at a first reading.
 
 checkpoint/arguments.json   the flags as given, with every `auto` resolved
 checkpoint/step-N/          what resume.py writes

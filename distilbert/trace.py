@@ -27,7 +27,7 @@ from . import model as model_file
 from .checkpoint import read_checkpoint
 from .cli import flag, parse, printable, user_errors
 from .hub import locate
-from .inference import evaluating
+from .logits import evaluating
 from .predict import check_pair, fill_mask, infer_reviews
 from .tokenizer import Tokenizer
 

@@ -23,7 +23,7 @@ import transformers
 from hypothesis import settings
 
 from distilbert.config import DistilBertConfig
-from distilbert.predict import predict_logits
+from distilbert.logits import predict_logits
 
 transformers.utils.logging.disable_progress_bar()
 settings.register_profile("steady", database=None, derandomize=True, deadline=None)  # the same on a busy machine

@@ -181,7 +181,7 @@ MUTATIONS = [
     # ---- figures
     Mutation(
         "mean-of-means",
-        "distilbert/inference.py",
+        "distilbert/logits.py",
         'F.cross_entropy(logits.float(), targets, reduction="sum").item()',
         "F.cross_entropy(logits.float(), targets).item() * len(pairs)",
         "predict::masked_lm_totals_are_sums_over_the_labels_whatever_the_batch",
@@ -338,7 +338,7 @@ MUTATIONS = [
     # ---- runs
     Mutation(
         "predict-with-dropout",
-        "distilbert/inference.py",
+        "distilbert/logits.py",
         "    model.eval()\n",
         "    model.train()\n",
         "predict::dropout_does_nothing_in_a_prediction",

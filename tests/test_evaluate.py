@@ -22,8 +22,8 @@ from distilbert import DistilBertForSequenceClassification, DistilBertModel, Tok
 from distilbert.calibration import fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
+from distilbert.logits import predict_logits
 from distilbert.metrics import softmax
-from distilbert.predict import predict_logits
 
 ROOT = Path(__file__).resolve().parent.parent
 

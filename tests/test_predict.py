@@ -1,4 +1,4 @@
-"""distilbert/predict.py: a trained model at work."""
+"""logits.py and predict.py: a trained model at work."""
 
 import itertools
 import re
@@ -11,9 +11,9 @@ import transformers
 from conftest import SIZES, our_config, randomise
 
 from distilbert.errors import UserError
-from distilbert.inference import masked_lm_totals
+from distilbert.logits import masked_lm_totals, predict_logits
 from distilbert.model import DistilBertForMaskedLM, DistilBertForSequenceClassification, DistilBertModel
-from distilbert.predict import fill_mask, infer_reviews, predict_logits
+from distilbert.predict import fill_mask, infer_reviews
 from distilbert.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 WORDS = ["good", "bad", "film", "the", "a", "was", "not", "!", ".", ",", "very", "##ly", "plot", "end"]
@@ -281,9 +281,9 @@ def test_fill_mask_refuses_a_tokenizer_with_more_pieces_than_the_model(tokenizer
 def test_judging_that_takes_long_says_how_far_it_is(model, monkeypatch, capsys, terminal):
     """Ten texts of ten tokens, two a batch, 25 seconds a look at the clock: a line after three batches, and none after five."""
     clock, bars = itertools.count(0, 25), []
-    monkeypatch.setattr("distilbert.inference.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("distilbert.logits.time.monotonic", lambda: next(clock))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr("distilbert.inference.tqdm", lambda **options: bars.append(Bar(**options)) or bars[-1])
+    monkeypatch.setattr("distilbert.logits.tqdm", lambda **options: bars.append(Bar(**options)) or bars[-1])
     predict_logits(model, [np.full(10, 5)] * 10, 0, batch_size=2)
     said = capsys.readouterr().err
     (bar,) = bars
@@ -309,7 +309,7 @@ class Bar:
 
 def test_of_several_processes_one_says_how_far_judging_is(model, monkeypatch, capsys):
     clock = itertools.count(0, 100)
-    monkeypatch.setattr("distilbert.inference.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("distilbert.logits.time.monotonic", lambda: next(clock))
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     for rank in (0, 1):
         monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)

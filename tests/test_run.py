@@ -35,10 +35,11 @@ from distilbert.card import model_card
 from distilbert.curves import draw_curves
 from distilbert.directory import without_paths
 from distilbert.errors import UserError
+from distilbert.log import Progress
 from distilbert.metrics import classification_metrics
 from distilbert.optim import AdamW
 from distilbert.resume import write_checkpoint
-from distilbert.run import Progress, Run
+from distilbert.run import Run
 from distilbert.start import full_precision, load_weights, machine, starting_point, step_seed
 
 FIGURES = {
@@ -213,7 +214,7 @@ def test_the_log_counts_each_real_token_of_each_epoch_once(finished, corpus):
 
 
 def test_a_line_of_the_log_is_the_mean_over_the_examples_since_the_last(tmp_path, monkeypatch):
-    monkeypatch.setattr("distilbert.run.time.perf_counter", lambda: 0.0)  # no time passes while the losses are fetched
+    monkeypatch.setattr("distilbert.log.time.perf_counter", lambda: 0.0)  # no time passes while the losses are fetched
     with Run(arguments(tmp_path)) as run:
         opened(run)
         step(run, loss=2.0, examples=3, tokens=31, seconds=0.5)
@@ -237,7 +238,7 @@ def test_what_the_log_waits_for_the_device_is_time_of_training(tmp_path, monkeyp
         opened(run)
         step(run, loss=2.0, examples=3, tokens=30, seconds=0.5)
         clock = iter((10.0, 12.5))  # before and after the losses are fetched
-        monkeypatch.setattr("distilbert.run.time.perf_counter", lambda: next(clock))
+        monkeypatch.setattr("distilbert.log.time.perf_counter", lambda: next(clock))
         run.log_training(9, 0.125)
     assert (log(tmp_path)[0]["seconds"], run.progress.seconds) == (3.0, 3.0)
 

@@ -25,10 +25,11 @@ from data.batches import epoch_batches
 from data.sources import Part, load
 from distilbert import DistilBertForSequenceClassification, Tokenizer, infer_reviews
 from distilbert.errors import UserError
+from distilbert.logits import predict_logits
 from distilbert.metrics import classification_metrics
 from distilbert.optim import clip_grad_norm_
 from distilbert.precision import Precision
-from distilbert.predict import predict_logits, verdicts
+from distilbert.predict import verdicts
 from distilbert.resume import MAY_DIFFER
 from distilbert.run import Run
 from distilbert.start import load_weights

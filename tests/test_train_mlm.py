@@ -17,7 +17,7 @@ import train_mlm
 from data.mlm import mask_tokens, masked_batch
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, Tokenizer
 from distilbert.errors import UserError
-from distilbert.inference import masked_lm_totals
+from distilbert.logits import masked_lm_totals
 from distilbert.metrics import masked_lm_metrics
 from distilbert.model import Dropout
 from distilbert.predict import fill_mask
