@@ -56,7 +56,7 @@ class TrainingArguments:
 AS_PUBLISHED = {"keep_duplicates": True, "keep_breaks": True, "batching": "random", "weight_decay": 0.01, "max_grad_norm": 1.0}
 
 CLASSIFICATION_PRESETS = {
-    # https://huggingface.co/ayushshah/distilbert-dapt-imdb-sentiment, second half: a classifier on the adapted encoder
+    # https://github.com/AyushShahh/DistilBERT-IMDb, train.py: a classifier on the adapted encoder
     # (padded there to a multiple of 8, here to the longest text of a batch: the function is the same)
     "dapt-imdb": AS_PUBLISHED
     | {"model": "runs/mlm", "split": "seed-a", "seed": 23, "max_length": 512, "classifier_head": "linear"}
@@ -71,7 +71,8 @@ CLASSIFICATION_PRESETS = {
 }
 
 MASKED_LM_PRESETS = {
-    # https://huggingface.co/ayushshah/distilbert-dapt-imdb-sentiment, first half: adaptation to IMDb's unlabelled reviews
+    # https://github.com/AyushShahh/DistilBERT-IMDb, dapt.py: adaptation to IMDb's unlabelled reviews (there the four
+    # batches of a step count alike, here by their labels)
     "dapt-imdb": AS_PUBLISHED
     | {"model": "distilbert-base-uncased", "split": "seed-a", "seed": 23, "max_length": 512, "corpus": "unsup"}
     | {"num_train_epochs": 3, "batch_size": 16, "gradient_accumulation_steps": 4, "learning_rate": 3e-5, "decay_all": True}

@@ -26,7 +26,7 @@ def draw_seed() -> int:
 def random_words(count: int, seed: int) -> Tensor:
     """Random 64-bit words (count,): hashes of seed, seed + 1, …; torch's own generator draws them one after the other.
 
-    Steps of 2⁶⁴/φ, mixed as in splitmix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators").
+    Steps of 2⁶⁴/φ, mixed much as in splitmix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators").
     A multiplication stands last, because torch's >> repeats the sign and so would clear that bit.
     """
     x = torch.arange(seed, seed + count).mul_(-0x61C8864680B583EB)
@@ -54,7 +54,7 @@ APART = 1 << 32  # between the seeds of two pieces, because a dropout of n value
 
 
 def has_fused_attention(device: torch.device) -> bool:
-    """Whether to leave attention to torch, on a GPU. A CPU has no kernel for it with dropout, and a slow one without."""
+    """Whether to leave attention to torch, on a GPU. A CPU's kernel has no dropout, and without gains little or loses."""
     return device.type != "cpu"
 
 
@@ -115,11 +115,11 @@ def tune_process() -> None:
     """For a process that trains or judges much, before its first product. Each point is for glibc, oneDNN or a GPU alone.
 
     - Memory that tensors leave is used again, not given back and asked for anew: glibc maps each above 32 MB afresh, and the
-      first touch of each page is an interrupt, a sixth of a step at 512 tokens. At most 1 GB stays unused at the heap's end.
+      first touch of each page is a page fault, a sixth of a step at 512 tokens. At most 1 GB stays unused at the heap's end.
     - Of oneDNN's kernels, one for each shape that a product ever had, 64 are kept instead of 1,024: batches differ in length,
       and kernels seldom come again. They took a gigabyte after sixty batches of a masked LM.
-    - On a GPU, cuDNN's kernel for attention, the first choice on an H100, is switched off: for each new shape it makes a
-      plan, half a second on a B200 as reported (https://github.com/modelscope/FunASR/issues/3704). Not measured here.
+    - On a GPU, cuDNN's kernel for attention, the first choice on an H100, is switched off: for each new shape it makes
+      plans, a second on a B200 as reported (https://github.com/modelscope/FunASR/issues/3704). Not measured here.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

@@ -84,7 +84,7 @@ def from_hub(name: str) -> Path:
 
 
 def answers(address: str) -> bool:
-    """Whether a server replies at all within SECONDS: the hub's own client tries for half a minute before it gives up."""
+    """Whether a server replies at all within SECONDS: the hub's own client waits for its first answer without limit."""
     replied = threading.Event()
 
     def ask() -> None:

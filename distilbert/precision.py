@@ -76,7 +76,7 @@ def has_cuda() -> bool:
 
 
 def fast_bf16(device: str) -> bool:
-    """Whether bf16 products are in hardware: AMX or AVX512-BF16 on a CPU, compute capability 8.0 on a GPU."""
+    """Whether bf16 products are in hardware: on a CPU AMX or AVX512-BF16 (ARM's are not asked for), on a GPU capability 8.0."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     return device == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

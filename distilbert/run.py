@@ -199,7 +199,7 @@ class Run(Log):
         if ended:  # no step asks any more
             self.stop = self.workers.largest(self.signal)
         if self.stop:
-            self.workers.wait()  # until the first has saved: torchrun ends all of them as soon as one has ended
+            self.workers.wait()  # until the first has saved: torchrun ends all of them as soon as one has failed
             self.say(f"saved at step {self.progress.step}. To go on, run the same command with --resume")
             raise SystemExit(128 + self.stop)
 

@@ -49,7 +49,7 @@ def starting_point(model_class, args, texts: list[str], **changes):
         raise UserError(f"--max_length {args.max_length} exceeds the model's {limit} positions; use --max_length {limit}")
     terms = max(args.batch_size * args.max_length, model.config.vocab_size * (model_class is DistilBertForMaskedLM))
     if args.device == "mps" and terms >= 32_767:  # https://github.com/pytorch/pytorch/issues/195163
-        told = f"a gradient here is a sum of up to {terms:,} terms; on an M1 or M2, torch gets sums of 32,767 or more wrong"
+        told = f"a gradient here is a product over up to {terms:,} terms; on an M1 or M2, torch can get 32,767 or more wrong"
         print(f"--device mps: {told}, silently. With a smaller --batch_size, or on the CPU, it is right", file=sys.stderr)
     if args.dropout is not None:  # in this training; config.json keeps the model's own, for whoever trains it next
         for module in model.modules():

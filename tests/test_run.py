@@ -329,7 +329,7 @@ def test_a_checkpoint_is_due_at_epochs_ends_by_steps_by_minutes_and_on_a_signal(
 
 
 def test_a_stopped_worker_ends_after_the_one_that_saves(tmp_path, monkeypatch):
-    """torchrun ends them all as soon as one has ended."""
+    """torchrun ends them all as soon as one has failed, and 130 is a failure."""
     run, waited = Run(arguments(tmp_path)), []
     monkeypatch.setattr(run.workers, "wait", lambda: waited.append(run.stop))
     run.exit_if_stopped()
@@ -923,7 +923,7 @@ def test_sums_that_a_macs_gpu_may_get_wrong_are_warned_of(tmp_path, capsys, devi
     given = SimpleNamespace(model=str(tmp_path), device=device, batch_size=batch_size, max_length=512, dropout=None)
     starting_point(kind, given, [])
     said = capsys.readouterr().err
-    assert (f"--device mps: a gradient here is a sum of up to {terms} terms" in said) == bool(terms)
+    assert (f"--device mps: a gradient here is a product over up to {terms} terms" in said) == bool(terms)
     assert ("--device mps" in said) == bool(terms)
 
 
