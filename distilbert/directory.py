@@ -49,9 +49,10 @@ class Directory:
                     path.rmdir()
         self.held.close()
 
-    def occupied(self) -> bool:
-        """Whether a run would replace something here."""
-        return self.arguments.exists() or bool(saved_steps(self.checkpoints)) or any(any(self.path.glob(w)) for w in WRITTEN)
+    def occupied(self, resume: bool = False) -> bool:
+        """Whether a run would replace something here; `resume`: something else than the log of one that left no more."""
+        patterns = [pattern for pattern in WRITTEN if not (resume and pattern == "log.jsonl")]
+        return self.arguments.exists() or bool(saved_steps(self.checkpoints)) or any(any(self.path.glob(w)) for w in patterns)
 
     def clear(self, model: str, fresh: bool, step: int, log_bytes: int) -> int:
         """Removes what a former run left (`fresh`), or what is later than `step`; returns the log's length in bytes after that.

@@ -94,7 +94,7 @@ class Run(Log):
         if going_on:
             self.arguments = resumed_arguments(self.arguments, stored)
         found = newest_checkpoint(self.checkpoints, self.say) if going_on else None
-        taken = (self.directory / "run.json").exists() if going_on else self.place.occupied()
+        taken = (self.directory / "run.json").exists() if going_on else self.place.occupied(self.arguments.resume)
         if taken and not found and not self.arguments.overwrite:
             if self.workers.rank:
                 raise SystemExit(2)  # the first process says why

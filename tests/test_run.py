@@ -563,6 +563,15 @@ def test_files_that_are_not_a_runs_are_not_replaced_unasked(tmp_path):
         Run(train_cls.Arguments(output_dir=""))
 
 
+def test_resume_where_a_killed_run_left_its_log_alone_starts_fresh_and_no_other_flag_does(tmp_path, capsys):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    with Run(arguments(tmp_path)) as run, pytest.raises(UserError, match="already holds a run"):
+        run.begin()
+    with Run(arguments(tmp_path, resume=True)) as run:
+        opened(run)
+        assert "no checkpoint in" in capsys.readouterr().out and (tmp_path / "log.jsonl").exists() is False
+
+
 @pytest.mark.parametrize("name", [".lock", "log.jsonl"])
 def test_a_link_in_a_strangers_run_directory_is_not_written_through(finished, tmp_path, name):
     shutil.copytree(finished.directory, tmp_path / "run")
