@@ -592,6 +592,63 @@ MUTATIONS = [
         "if True:",
         "run::a_process_that_fails_alone_waits_for_no_other_before_it_says_so",
     ),
+    # ---- processes, machines, pictures, records
+    Mutation(
+        "empty-share-has-no-gradient",
+        "distilbert/distributed.py",
+        "[torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]",
+        "[p.grad for p in parameters]",
+        "distributed::sums_are_in_fp32_and_of_zeros_for_an_empty_share_and_the_largest_number_is_no_sum",
+    ),
+    Mutation(
+        "attention-in-one-piece",
+        MODEL,
+        "weights_of_one = self.n_heads * q.shape[2] * k.shape[2]",
+        "weights_of_one = self.n_heads",
+        "fast::attention_takes_as_many_sequences_at_a_time_as_their_weights_fit_a_piece",
+    ),
+    Mutation(
+        "adaptation-forgets-a-flag",
+        "train_mlm.py",
+        "None, args.decay_all, args.layer_decay)",
+        "None, False, args.layer_decay)",
+        "train_mlm::the_flags_of_texts_and_groups_are_what_the_texts_and_groups_are_made_by",
+    ),
+    Mutation(
+        "breaks-stay-and-are-measured-away",
+        "evaluate.py",
+        'own.get("keep_breaks", False), whole_tables',
+        "False, whole_tables",
+        "evaluate::a_run_that_kept_breaks_is_measured_with_them",
+    ),
+    Mutation(
+        "ablations-rest-on-the-test",
+        "benchmarks/ablations.py",
+        '= done["metrics"]["validation"]["confusion_matrix"]',
+        '= done["metrics"]["test"]["confusion_matrix"]',
+        "ablations::a_record_counts_validation_and_nothing_of_the_test",
+    ),
+    Mutation(
+        "another-runs-picture-stays",
+        "distilbert/directory.py",
+        '"eval-*.svg", ',
+        "",
+        "run::overwrite_removes_what_the_old_run_had_and_keeps_other_files",
+    ),
+    Mutation(
+        "matrix-on-its-side",
+        "distilbert/curves.py",
+        "confusion.text(column, row,",
+        "confusion.text(row, column,",
+        "evaluate::the_pictures_numbers_are_the_matrix_and_its_line_is_accuracy_over_confidence",
+    ),
+    Mutation(
+        "gpu-without-kernels",
+        "distilbert/precision.py",
+        "divmod(min(built, default=0), 10)",
+        "(0, 0)",
+        "precision::auto_takes_a_cuda_gpu_or_the_cpu_and_bf16_only_where_it_is_in_hardware",
+    ),
 ]
 
 
