@@ -101,6 +101,28 @@ def test_the_floor_learns_words_and_is_measured_on_test():
     assert tfidf.fit(parts)[0]["accuracy"] == 0.75
 
 
+def test_the_floor_learns_no_word_of_the_test():
+    parts = {"train": words(0, 60), "validation": words(1, 20), "test": words(2, 20)}
+    features = tfidf.fit(parts)[2]
+    for part in (parts["validation"], parts["test"]):
+        part.texts[:2] = ["zebra zebra", "zebra"]  # twice would be enough
+    assert tfidf.fit(parts)[2] == features
+
+
+def test_the_floor_is_not_trained_on_what_it_is_tested_on(tmp_path, capsys):
+    parts = {"train": words(0, 60), "validation": words(1, 20), "test": words(2, 20)}
+    rows = [
+        {"text": f"{text} {name} {i}", "label": int(label), "split": name}
+        for name, part in parts.items()
+        for i, (text, label) in enumerate(zip(part.texts, part.labels, strict=True))
+    ]
+    rows[0]["text"] = rows[-1]["text"]
+    (tmp_path / "leaky.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tfidf.main(["--data", str(tmp_path / "leaky.jsonl"), "--output", str(tmp_path / "out.json")])
+    data = json.loads((tmp_path / "out.json").read_text())["data"]
+    assert (data["dropped_duplicates"], data["train"], data["test"]) == (1, 59, 20)
+
+
 def test_the_floors_strength_is_chosen_on_validation(monkeypatch):
     parts, judged = {"train": words(0, 60), "validation": words(1, 24), "test": words(2, 20)}, []
 

@@ -2,18 +2,22 @@
 
 import itertools
 import json
+import shutil
 import sys
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import NO_DROPOUT, SIZES, our_config, write_toy_corpus
+from matplotlib.axes import Axes
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_cls
 import train_mlm
+from data.sources import load
 from distilbert import Tokenizer
 from distilbert.errors import UserError
 from distilbert.model import IGNORED, DistilBertForMaskedLM, DistilBertForSequenceClassification
@@ -72,7 +76,13 @@ def test_the_trainer_refuses_a_masked_lms_run(tmp_path, monkeypatch):
         trainer.main()
 
 
-@pytest.mark.parametrize("flag", ["decay_all", "max_steps", "gradient_accumulation_steps", "layer_decay", "eval_steps"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("decay_all", "max_steps", "gradient_accumulation_steps", "layer_decay", "eval_steps", "lr_scheduler_type"),
+        *("min_lr_ratio", "head_learning_rate", "dropout"),
+    ],
+)
 def test_the_trainer_refuses_a_recipe_that_it_has_no_counterpart_of(tmp_path, monkeypatch, flag):
     arguments = asdict(train_cls.Arguments()) | {flag: 2}
     (tmp_path / "checkpoint").mkdir()
@@ -80,6 +90,58 @@ def test_the_trainer_refuses_a_recipe_that_it_has_no_counterpart_of(tmp_path, mo
     monkeypatch.setattr(sys, "argv", ["trainer.py", "--run", str(tmp_path), "--output", str(tmp_path / "out.json")])
     with pytest.raises(UserError, match=f"a run with --{flag} 2 has no counterpart here"):
         trainer.main()
+
+
+def test_the_trainer_has_the_runs_recipe_and_is_judged_on_the_test_by_its_best_epoch(finished, corpus, tmp_path, monkeypatch):
+    made = {}
+
+    class Peer:
+        state = Namespace(log_history=[{"eval_accuracy": 0.5}, {"loss": 1.0}])
+
+        def __init__(self, **given):
+            made.update(given)
+
+        def train(self):
+            made["trained"] = True
+
+        def predict(self, dataset):
+            made["judged"] = dataset
+            labels = [row["labels"] for row in dataset]
+            return Namespace(predictions=np.eye(2)[labels], label_ids=labels)
+
+    run = shutil.copytree(finished.directory, tmp_path / "run")
+    stored = run / "checkpoint" / "arguments.json"
+    changed = {"model": str(finished.directory), "weight_decay": 0.3, "warmup_ratio": 0.2, "max_grad_norm": 2.0, "seed": 7}
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | changed))
+    monkeypatch.setattr(trainer, "Trainer", Peer)
+    monkeypatch.setattr(sys, "argv", ["trainer.py", "--run", str(run), "--output", str(tmp_path / "out.json")])
+    trainer.main()
+    parts, tokenizer = load(str(corpus)), Tokenizer.from_pretrained(finished.directory)
+    for name, key in (("train", "train_dataset"), ("validation", "eval_dataset"), ("test", "judged")):
+        assert [row["labels"] for row in made[key]] == parts[name].labels.tolist()
+        assert [row["input_ids"] for row in made[key]] == tokenizer.encode_batch(parts[name].texts)  # none is cut at 48
+    recipe = made["args"]
+    assert made["trained"] and recipe.load_best_model_at_end and recipe.metric_for_best_model == "accuracy"
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.warmup_steps, recipe.max_grad_norm) == (5e-3, 0.3, 0.2, 2.0)
+    assert (recipe.num_train_epochs, recipe.per_device_train_batch_size, recipe.seed) == (3, 16, 7)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["metrics"]["test"]["n"] == 16 and record["epochs"] == [{"eval_accuracy": 0.5}]
+
+
+def test_training_counts_three_times_the_operations_of_judging(monkeypatch):
+    """Forward, and in backward the gradients of inputs and of weights; the formula itself is compared with torch's count."""
+    monkeypatch.setattr(compare.Tokenizer, "from_pretrained", lambda _: Tokenizer.from_texts(["a film"]))
+    given, texts = Namespace(max_length=32, batch_size=2), ["a film"] * 4  # of four tokens each
+    training, judging = (compare.useful_and_shapes("minilm", task, texts, given)[0] for task in ("classification", "inference"))
+    config = compare.DistilBertConfig(**compare.SIZES["minilm"])
+    assert training == 3 * judging == 3 * flops.useful_flops(config, [4], [1], training=False) / 4
+
+
+def test_the_optimizers_ratio_is_ours_over_the_fused_ones(monkeypatch):
+    clock = itertools.cycle([0.0, 3.0, 0.0, 1.0])
+    monkeypatch.setattr(compare, "DistilBertForMaskedLM", lambda _: torch.nn.Linear(2, 2))
+    monkeypatch.setattr(compare.time, "perf_counter", lambda: next(clock))
+    assert compare.optimizer_step() == {"ours": 3.0, "fused": 1.0, "ratio": 3.0}
 
 
 def test_the_rate_of_products_is_all_operations_over_all_time(monkeypatch):
@@ -206,10 +268,18 @@ def test_a_turn_has_no_gpu_and_tells_its_own_memory(tmp_path, monkeypatch, capsy
     assert turn["peak_memory"] == pytest.approx(Precision("cpu", "fp32").peak_memory(), rel=0.1)
 
 
-def test_the_picture_has_a_panel_for_each_result(tmp_path):
+def test_the_picture_has_a_panel_for_each_result_and_a_bar_for_each_contestant(tmp_path, monkeypatch):
     results = [
-        {"task": task, "size": "minilm", "contestants": {name: {"tokens_per_second": 7.0} for name in names}}
+        {"task": task, "size": "minilm", "contestants": {name: {"tokens_per_second": 7.0 + i} for i, name in enumerate(names)}}
         for task, names in compare.CONTESTANTS.items()
     ]
+    drawn, barh = [], Axes.barh
+
+    def see(axes, names, rates, **style):
+        drawn.append(dict(zip(names, rates, strict=True)))
+        return barh(axes, names, rates, **style)
+
+    monkeypatch.setattr(Axes, "barh", see)
     compare.draw(results, tmp_path / "picture.svg")
+    assert drawn == [{name: 7.0 + i for i, name in enumerate(result["contestants"])} for result in results]
     assert (tmp_path / "picture.svg").read_text().count("real tokens/s") == len(results)

@@ -23,7 +23,8 @@ from distilbert.calibration import fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
 from distilbert.logits import predict_logits
-from distilbert.metrics import softmax
+from distilbert.metrics import softmax, wilson_interval
+from distilbert.mistakes import NEGATION
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -508,12 +509,13 @@ def test_errors_are_the_most_confident_mistakes_by_name(run, other, monkeypatch,
 
 def test_errors_come_with_the_accuracy_of_each_kind_of_text(run, tmp_path, capsys):
     rows = [{"text": f"not a film, never {'this ' * i}dull and no scene", "label": i % 2} for i in range(12)]
-    rows += [{"text": f"a lovely film {'this ' * i}", "label": 1} for i in range(4)]
+    rows += [{"text": f"a lovely film {'this ' * i}", "label": 1} for i in range(3)]
+    rows += [{"text": "not a film, never a lovely plot", "label": 1}]  # two negations are not three
     (tmp_path / "kinds.jsonl").write_text("\n".join(map(json.dumps, rows)))
     measure(run, "--data", tmp_path / "kinds.jsonl", "--errors", 1)
     said = capsys.readouterr().out
     sizes = [int(n) for n in re.findall(r"words, quarter \d .* n (\d+)$", said, re.MULTILINE)]
-    assert len(sizes) == 4 and sum(sizes) == 16
+    assert sizes == [4, 4, 4, 4]
     assert re.search(r"three negations or more .* n 12$", said, re.MULTILINE) and re.search(
         r"fewer .* n 4$", said, re.MULTILINE
     )
@@ -521,9 +523,18 @@ def test_errors_come_with_the_accuracy_of_each_kind_of_text(run, tmp_path, capsy
     kinds = written["kinds"]
     assert [figures["n"] for figures in kinds.values()] == [*sizes, 12, 4]
     quarters, negation = list(kinds.values())[:4], list(kinds.values())[4:]
+    for figures in kinds.values():
+        interval = wilson_interval(round(figures["accuracy"] * figures["n"]), figures["n"])
+        assert tuple(figures["accuracy_interval"]) == pytest.approx(interval)
     for together in (quarters, negation):  # each text stands in one kind of either sort
         right = sum(figures["accuracy"] * figures["n"] for figures in together)
         assert right / 16 == pytest.approx(written["accuracy"])
+
+
+def test_what_is_a_negation():
+    text = "Not one didn't, NOBODY cannot, hardly without; nothing, none, never, no. Notable knots wont"
+    found = "Not didn't NOBODY cannot hardly without nothing none never no"
+    assert [match[0] for match in NEGATION.finditer(text)] == found.split()
 
 
 def test_errors_of_imdb_are_told_apart_by_stars(run, tmp_path, capsys):

@@ -29,6 +29,15 @@ CONTENT = bytes(range(256)) * 9_001  # 2.2 MB: more than one piece of a download
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
+def test_a_link_is_replaced_and_not_written_through(tmp_path):
+    """In a stranger's directory it may lead anywhere."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    write_text(tmp_path / "link", "theirs")
+    assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "link").read_text() == "theirs"
+    assert not (tmp_path / "link").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [

@@ -504,6 +504,40 @@ def test_the_sum_on_the_page_adds_up(chrome, show):
     )
 
 
+@pytest.mark.parametrize("text", ["lovely superb film", "dull awful film"])
+def test_needle_layers_and_sum_say_how_positive_the_decision_is(chrome, show, text):
+    data = show(text)
+
+    def number(said: str) -> float:
+        return float(said.replace("−", "-").strip("<> \xa0%"))
+
+    def percent(log_odds: float) -> float:
+        return pytest.approx(100 / (1 + math.exp(-log_odds)), abs=0.51)
+
+    def middle(selector: str) -> float:
+        return chrome.run(f"(({{ x, width }}) => x + width / 2)(document.querySelector('{selector}').getBoundingClientRect())")
+
+    assert (middle("#needle") > middle(".scale")) == (data["decision"] > 0) == text.startswith("lovely")
+    found = list(map(number, texts(chrome, "#layers td.number")))
+    for log_odds, said, share in zip(data["decisions"], found[::2], found[1::2], strict=True):
+        assert said == pytest.approx(log_odds, abs=0.006) and share == percent(log_odds)
+    assert number(texts(chrome, "#sum dd")[4]) == percent(data["decision"])
+
+
+def test_each_square_shows_its_own_head_and_the_text_is_shaded_by_what_the_chosen_piece_looks_at(chrome, show):
+    data = show(REVIEW)
+    T = len(data["pieces"])
+    roots = np.sqrt(unpacked(data)).reshape(-1, T, T)
+    for head in (0, 3, 6):
+        pixels = f"document.querySelectorAll('.grid canvas')[{head}].getContext('2d').getImageData(0, 0, {T}, {T}).data"
+        alpha = chrome.run(f"[...{pixels}].filter((_, i) => i % 4 === 3)")
+        assert np.abs(np.array(alpha) - 255 * roots[head].ravel() / roots[head].max()).max() <= 1
+    chrome.press("Tab", "Tab", "Tab", "Right", "Right")
+    shares = "[...document.querySelectorAll('#attention .text [role=option]')].map((e) => +e.style.getPropertyValue('--share'))"
+    row = roots[4, 2]  # the first head of the last layer, and the third piece
+    assert chrome.run(shares) == pytest.approx((0.62 * row / row.max()).tolist(), abs=0.001)
+
+
 def test_the_share_of_a_word_is_the_sum_of_its_pieces(chrome, show):
     data = show("lovely mefilm dull")  # a word that the toy vocabulary has to spell
     shares = [c for piece, c in zip(data["pieces"], data["contributions"], strict=True) if piece["word"] == 2]

@@ -164,6 +164,12 @@ def test_the_calibration_error_of_four_texts_is_that_done_by_hand():
     assert expected_calibration_error(probabilities, labels) == pytest.approx(by_hand, rel=1e-12)
 
 
+def test_there_are_fifteen_bins_unless_told_otherwise():
+    probabilities, labels = np.array([[0.37, 0.63], [0.31, 0.69]]), np.array([1, 0])  # ten would put both into one
+    assert expected_calibration_error(probabilities, labels) == pytest.approx((0.37 + 0.69) / 2)
+    assert [len(counts) for counts in reliability(probabilities, labels)] == [15] * 3
+
+
 def test_in_one_bin_too_much_and_too_little_confidence_cancel_and_in_two_they_do_not():
     probabilities, labels = np.array([[0.25, 0.75], [0.375, 0.625]]), np.array([1, 0])
     assert expected_calibration_error(probabilities, labels, bins=1) == abs(1 / 2 - (0.75 + 0.625) / 2)

@@ -242,6 +242,8 @@ def test_the_official_split_takes_a_stratified_tenth_of_train_and_leaves_the_tes
     assert parts["test"].names == whole["test"].names
     assert parts["unlabelled"].names == whole["unlabelled"].names
     assert parts["validation"].names == again["validation"].names
+    held = [f"aclImdb/train/{name}.txt" for name in ("neg/24_3", "neg/28_3", "neg/7_3", "pos/13_8", "pos/20_8", "pos/29_8")]
+    assert parts["validation"].names == held  # other ones would be reviews that earlier runs were trained on
     assert len(load(str(tmp_path / "imdb.tar.gz"))["validation"]) == 6  # and it is what --data gives when nothing is said
 
 
@@ -424,6 +426,13 @@ def test_a_table_without_a_split_column_is_cut_in_a_stratified_80_10_10(tmp_path
     assert sorted(text for part in parts.values() for text in part.texts) == sorted(text for text, _ in rows)
     assert content(load(data)) == content(parts)
     assert content(load(data, whole_tables=True)) == {"test": ([text for text, _ in rows], [label for _, label in rows])}
+
+
+def test_a_table_is_cut_as_it_was_for_earlier_runs(tmp_path):
+    """Which were trained on what another cut would hold out."""
+    rows = [(f"film {i}", int(i < 5)) for i in range(20)]
+    parts = load(write(tmp_path / "films.csv", table("csv", rows, ("text", "label"))))
+    assert (parts["validation"].texts, parts["test"].texts) == (["film 12", "film 13"], ["film 4", "film 19"])
 
 
 @KINDS

@@ -35,12 +35,14 @@ def test_a_run_is_taken_in_with_what_was_measured_later_and_without_text(finishe
     flags = ["--model", str(run), "--data", str(corpus), "--eval_size", "10"]
     evaluate.main([*flags, "--errors", "5"])
     evaluate.main([*flags, "--part", "validation"])
+    (run / "calibration.json").write_text('{"temperature": 1.25}')
     table.main([str(run)])
     record = json.loads((here / "judge.json").read_text())
     own = json.loads((finished.directory / "run.json").read_text())
     assert {key: record[key] for key in own} == own
     assert set(record["evaluations"]) >= {"toy", "toy-validation"} and "kinds" in record["evaluations"]["toy"]
     assert "film" not in json.dumps(record["evaluations"]) and str(tmp_path) not in json.dumps(record)
+    assert record["calibration"] == {"temperature": 1.25}
     assert "encoder" not in record  # no run made it
 
 
