@@ -335,6 +335,27 @@ MUTATIONS = [
         "ids[:max_length]",
         "tokenizer::a_cut_text_keeps_its_beginning_and_its_sep",
     ),
+    Mutation(
+        "another-validation-part",
+        "data/sources.py",
+        "len(train) // 10, seed=0)",
+        "len(train) // 10, seed=1)",
+        "sources::the_official_split_takes_a_stratified_tenth_of_train_and_leaves_the_test_alone",
+    ),
+    Mutation(
+        "another-cut-of-a-table",
+        "data/sources.py",
+        "stratified(every.labels, tenth, seed=0)",
+        "stratified(every.labels, tenth, seed=1)",
+        "sources::a_table_is_cut_as_it_was_for_earlier_runs",
+    ),
+    Mutation(
+        "floor-trains-on-leaks",
+        "benchmarks/tfidf.py",
+        "parts, dropped = prepare(parts)",
+        "parts, dropped = prepare(parts, keep_duplicates=True)",
+        "ablations::the_floor_is_not_trained_on_what_it_is_tested_on",
+    ),
     # ---- runs
     Mutation(
         "predict-with-dropout",
