@@ -1,5 +1,6 @@
 """Ids to batches: the token cache, the order of an epoch, and padding. All order is a pure function of (seed, epoch)."""
 
+import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator
@@ -33,15 +34,15 @@ def tokenise(texts: list[str], encode: Encode, identity: str) -> TokenTable:
 
     `identity` stands for the tokenizer: whatever is equal exactly when the vocabulary and its rules are.
     """
-    folder = cache_directory() / "tokens"
-    name = fingerprint([identity, *texts])
-    ids, ends = folder / f"{name}.ids.npy", folder / f"{name}.ends.npy"
-    if not (ids.exists() and ends.exists()):
-        pieces, step = [], 1_000
-        for start in tqdm(range(0, len(texts), step), desc="tokenising", unit="k texts", leave=False, delay=2, disable=None):
-            pieces += [np.array(piece, dtype=np.int32) for piece in encode(texts[start : start + step])]
-        _save(ids, np.concatenate(pieces))
-        _save(ends, np.cumsum([len(piece) for piece in pieces]))
+    stem = f"{cache_directory()}/tokens/{fingerprint([identity, *texts])}"
+    ids, ends = Path(f"{stem}.ids.npy"), Path(f"{stem}.ends.npy")
+    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
+        return TokenTable(np.load(ids, mmap_mode="r"), np.load(ends))
+    pieces, step = [], 1_000
+    for start in tqdm(range(0, len(texts), step), desc="tokenising", unit="k texts", leave=False, delay=2, disable=None):
+        pieces += [np.array(piece, dtype=np.int32) for piece in encode(texts[start : start + step])]
+    _save(ids, np.concatenate(pieces))
+    _save(ends, np.cumsum([len(piece) for piece in pieces]))
     return TokenTable(np.load(ids, mmap_mode="r"), np.load(ends))
 
 

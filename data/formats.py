@@ -127,7 +127,7 @@ def _json_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
             raise UserError(f"{path}: line {number} is not JSON ({error})") from None
         if not isinstance(record, dict):
             raise UserError(f'{path}: line {number} is not an object; expected {{"text": …, "label": 0 or 1}}')
-        yield number, record
+        yield number, {key.strip().lower(): value for key, value in record.items()}
 
 
 def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
@@ -136,7 +136,9 @@ def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
     quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL  # GLUE's tab-separated files quote nothing
     reader = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t" if tabs else ",", quoting=quoting, strict=True)
     try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        names = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+        if twice := [name for name in ("text", "sentence", "label", "split") if names.count(name) > 1]:
+            raise UserError(f"{path}: has the column {twice[0]!r} twice")
         for record in reader:
             if any(record.get(None, ())):  # DictReader's key for what is beyond the header
                 hint = "" if tabs else '; a text with commas in it wants "quotes"'
@@ -178,5 +180,6 @@ def _decode(raw: bytes, where: str) -> str:
         said, path = f"{where}: byte {error.start} is not UTF-8", Path(where)
         if path.exists():  # a file of its own, and no member of an archive
             source, target = (shlex.quote(str(name)) for name in (path, path.with_stem(f"{path.stem}-utf8")))
-            said += f". If it is Latin-1: iconv -f latin1 -t utf-8 {source} > {target}"
+            kind, code = ("UTF-16", "utf-16") if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("Latin-1", "latin1")
+            said += f". If it is {kind}: iconv -f {code} -t utf-8 {source} > {target}"
         raise UserError(said) from None

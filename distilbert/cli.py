@@ -111,6 +111,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
+def forget(stream) -> None:
+    """Of a pipe whose reader has gone, as `| head` goes: what is still written, and flushed at the end, goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _harmless(text: str) -> str:
     """At most two printable lines and 1,000 characters."""
     return "\n".join(map(printable, text.split("\n")[:2]))[:1_000]
@@ -129,8 +134,8 @@ def user_errors():
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)  # as the shell counts SIGINT
-    except BrokenPipeError:  # whoever read our output has read enough, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+    except BrokenPipeError:
+        forget(sys.stdout)
         sys.exit(141)  # as the shell counts SIGPIPE
     except Exception as error:
         if (said := _advice(error)) is None:
@@ -157,7 +162,7 @@ def _advice(error: Exception) -> str | None:
     if getattr(error, "filename", None) is None:
         return None
     said = _harmless(f"{error.filename}: {error.strerror}")  # no right to read or to write it, a disk that fails
-    with contextlib.suppress(RuntimeError):  # nobody's home
+    with contextlib.suppress(UserError):  # nobody's home
         cache, place = cache_directory(), Path(str(error.filename))
         if cache == place or cache in place.parents or place in cache.parents:
             said += "; the environment variable DISTILBERT_CACHE names another place for the cache"

@@ -66,10 +66,10 @@ class Directory:
         halves = [path for name in WRITTEN for path in self.path.glob(f".{name}.[0-9]*.part")]  # of a process that was killed
         halves += [*self.checkpoints.glob(".step-*.part"), *self.checkpoints.glob(".arguments.json.[0-9]*.part")]
         for path in halves:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            remove(path)
         for saved in saved_steps(self.checkpoints):
             if fresh or saved > step:  # of a former run, or damaged
-                shutil.rmtree(self.checkpoints / f"step-{saved}")
+                remove(self.checkpoints / f"step-{saved}")
         own = os.path.isdir(model) and os.path.samefile(model, self.path)
         stale = MEASURED if not fresh else WRITTEN[len(MODEL) :] if own else WRITTEN
         for pattern in stale:  # these and no others: the directory may hold files that are not ours
@@ -82,6 +82,11 @@ class Directory:
         with open(self.log, "ab") as log:
             log.truncate(whole)
         return whole
+
+
+def remove(path: Path) -> None:
+    """A file, a folder, or a link to either, which is not followed."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def without_paths(arguments: dict) -> dict:

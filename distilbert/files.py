@@ -19,7 +19,10 @@ from .errors import FULL, UserError
 
 def cache_directory() -> Path:
     """Where tokens, weights and data sets are kept: $DISTILBERT_CACHE, or ~/.cache/distilbert."""
-    return Path(os.environ.get("DISTILBERT_CACHE") or Path.home() / ".cache" / "distilbert")
+    try:
+        return Path(os.environ.get("DISTILBERT_CACHE") or Path.home() / ".cache" / "distilbert")
+    except RuntimeError:
+        raise UserError("there is no home directory; say by DISTILBERT_CACHE=/some/directory where downloads go") from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .cli import forget
 from .distributed import Workers
 from .errors import UserError
 from .files import finite
@@ -46,7 +47,7 @@ class Log:
 
     def __init__(self, path: Path, workers: Workers):
         self.log_path, self.workers = path, workers
-        self.progress, self.window, self.bar = Progress(), [], None
+        self.progress, self.window, self.bar, self.signal = Progress(), [], None, 0
 
     def count(
         self, loss: Tensor, norm: Tensor, labels: int, tokens: int, seconds: float, skipped: bool, last: bool, texts: np.ndarray
@@ -137,6 +138,12 @@ class Log:
 
     def say(self, text: str) -> None:
         """A line for the reader that does not tear the progress bar."""
-        if self.workers.rank == 0:
+        if self.workers.rank:
+            return
+        try:
             tqdm.write(text)
             sys.stdout.flush()
+        except BrokenPipeError:
+            if not self.signal:
+                raise
+            forget(sys.stdout)  # `| tee` ended by the same Ctrl-C; the run has still to be saved

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from data.sources import is_imdb
 
 from .card import model_card
+from .cli import forget
 from .curves import draw_curves
 from .directory import Directory, without_paths
 from .distributed import Workers
@@ -41,7 +42,7 @@ class Run(Log):
         self.directory, self.checkpoints = self.place.path, self.place.checkpoints
         super().__init__(self.place.log, Workers(arguments.device))
         self.scaler_state, self.saved_at = {}, time.monotonic()
-        self.signal, self.stop = 0, 0  # stop: a signal that all workers know of
+        self.stop = 0  # a signal that all workers know of
 
     def __enter__(self) -> "Run":
         if self.workers.rank == 0:
@@ -64,7 +65,11 @@ class Run(Log):
     def _stop(self, number: int, _frame) -> None:
         self.signal = number
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-        print("\nstopping once this step, or this judging, is done; a second time stops at once …", file=sys.stderr)
+        said = "\nstopping once this step, or this judging, is done; a second time stops at once …"
+        try:
+            print(said, file=sys.stderr, flush=True)
+        except OSError:  # `2>&1 | tee` ended by the same Ctrl-C
+            forget(sys.stderr)
 
     # ---- beginning
 
@@ -217,7 +222,7 @@ class Run(Log):
         tokenizer.save_pretrained(self.directory, model.config.max_position_embeddings)
         try:
             draw_curves([self.directory], self.directory / "curves.svg")
-        except UserError as error:  # no picture is worth a run
+        except Exception as error:  # no picture is worth a run, whatever is wrong with matplotlib or its settings
             self.say(f"no curves.svg: {error}")
         record = {
             "arguments": without_paths(dataclasses.asdict(self.arguments)),

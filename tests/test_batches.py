@@ -145,6 +145,18 @@ def test_a_second_call_does_not_encode(cache):
     assert [second[i].tolist() for i in range(4)] == encode(TEXTS)
 
 
+@pytest.mark.parametrize("kind", ["ids", "ends"])
+@pytest.mark.parametrize("left", [0, 5, -3])
+def test_a_damaged_table_is_made_anew(cache, kind, left):
+    texts = ["a", "bb", "ccc"]
+    whole = [ids.tolist() for ids in tokenise(texts, lambda batch: [[len(text)] * len(text) for text in batch], "x")]
+    (path,) = (cache / "tokens").glob(f"*.{kind}.npy")
+    path.write_bytes(path.read_bytes()[:left])
+    for _ in range(2):
+        again = tokenise(texts, lambda batch: [[len(text)] * len(text) for text in batch], "x")
+        assert [ids.tolist() for ids in again] == whole
+
+
 @pytest.mark.parametrize(
     ("texts", "identity"),
     [

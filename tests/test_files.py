@@ -29,6 +29,13 @@ CONTENT = bytes(range(256)) * 9_001  # 2.2 MB: more than one piece of a download
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
+def test_without_a_home_the_cache_wants_a_place(monkeypatch):
+    monkeypatch.delenv("DISTILBERT_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(UserError, match="no home directory; say by DISTILBERT_CACHE"):
+        cache_directory()
+
+
 def test_a_link_is_replaced_and_not_written_through(tmp_path):
     """In a stranger's directory it may lead anywhere."""
     (tmp_path / "mine").write_text("mine")

@@ -650,13 +650,38 @@ def test_a_log_that_came_back_shorter_is_not_remembered_as_longer(tmp_path):
         assert run.place.clear("scratch-tiny", False, 7, log_bytes=12) == 12
 
 
-def test_a_run_is_finished_where_its_curves_cannot_be_drawn(finished, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("kind", [UserError, ValueError, OSError])  # the last two are matplotlib's, of odd settings
+def test_a_run_is_finished_where_its_curves_cannot_be_drawn(finished, tmp_path, monkeypatch, capsys, kind):
     def fail(*_):
-        raise UserError("log.jsonl: not a whole log")
+        raise kind("log.jsonl: not a whole log")
 
     monkeypatch.setattr("distilbert.run.draw_curves", fail)
     train_cls.main([*finished.flags, "--output_dir", str(tmp_path / "run"), "--max_steps", "1"])
     assert (tmp_path / "run" / "run.json").exists() and "no curves.svg: log.jsonl: not a whole log" in capsys.readouterr().out
+
+
+def test_a_run_whose_pipe_ends_by_the_same_ctrl_c_goes_on_to_save(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as gone, Run(arguments(tmp_path)) as run:
+        opened(run)
+        monkeypatch.setattr(sys, "stderr", gone)
+        monkeypatch.setattr(sys, "stdout", gone)
+        with pytest.raises(BrokenPipeError):
+            run.say("nobody reads it, and nobody has stopped the run")
+        run._stop(signal.SIGINT, None)
+        assert run.checkpoint_is_due(False)
+        run.say("saved")
+
+
+def test_a_step_that_is_a_link_is_removed_and_not_followed(finished, tmp_path):
+    run = shutil.copytree(finished.directory, tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    for name in ("step-99", ".step-99.part"):
+        (run / "checkpoint" / name).symlink_to(tmp_path / "mine")
+    with Run(arguments(run, overwrite=True)) as fresh:
+        opened(fresh)
+    assert (tmp_path / "mine").exists() and os.listdir(run / "checkpoint") == ["arguments.json"]
 
 
 def test_a_run_whose_name_is_no_mathematics_is_drawn_and_finished(finished, tmp_path):

@@ -436,6 +436,24 @@ def test_a_table_is_cut_as_it_was_for_earlier_runs(tmp_path):
 
 
 @KINDS
+def test_a_columns_name_may_have_capitals(tmp_path, kind):
+    """Else the parts of a file with "Split" would be cut anew, and what it holds out be trained on."""
+    rows = [(f"film {i}", i % 2, ("train", "test")[i // 20]) for i in range(40)]
+    parts = load(write(tmp_path / f"films.{kind}", table(kind, rows, ("Text", "LABEL", "Split"))))
+    assert parts["test"].texts == [text for text, _, part in rows if part == "test"]
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match="has the column 'text' twice"):
+        load(write(tmp_path / "films.csv", "text,label,Text\ngood,1,bad\n"))
+
+
+def test_a_file_in_utf_16_is_told_how_to_become_utf_8(tmp_path):
+    with pytest.raises(UserError, match=r"If it is UTF-16: iconv -f utf-16 -t utf-8"):
+        load(write(tmp_path / "films.csv", "text,label\ngood,1\n".encode("utf-16")))
+
+
+@KINDS
 @pytest.mark.parametrize(
     ("negative", "positive"), [(0, 1), ("0", "1"), ("neg", "pos"), ("Negative", "POSITIVE"), (" neg ", "pos ")]
 )
