@@ -54,7 +54,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
         with (
             open(path, "rb") as raw,
             gzip.open(raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw as unpacked,
-            tarfile.open(fileobj=_Bounded(unpacked), mode="r:") as archive,
+            tarfile.open(fileobj=_Bounded(unpacked), mode="r:", tarinfo=_Plain) as archive,
         ):
             file = archive.fileobj
             while member := archive.next():
@@ -71,9 +71,9 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 raise tarfile.ReadError("it breaks off, or a header is damaged")
             while file.read(LONGEST):
                 pass
-    except PermissionError:
-        raise  # which says nothing of the archive
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (PermissionError, UserError):
+        raise  # the first says nothing of the archive
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, IndexError, RecursionError) as error:
         what = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: a broken archive ({what}); remove it and download it again from {IMDB}") from None
 
@@ -98,8 +98,19 @@ class _Bounded:
     def seek(self, place: int) -> None:
         if place > LARGEST:
             raise tarfile.ReadError(f"it unpacks to more than {LARGEST:,} bytes")
+        if place < self.tell() - tarfile.BLOCKSIZE:  # a member of less than no bytes, after which it comes again
+            raise tarfile.ReadError("its members go in a circle")
         if place != self.tell():
             self.file.seek(place)
+
+
+class _Plain(tarfile.TarInfo):
+    """A member that is not sparse: the map of one that is may be longer than all texts."""
+
+    def _refuse(self, *_):
+        raise tarfile.ReadError("it has a sparse member")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse
 
 
 def table_rows(path: Path, content: str | None = None) -> Iterator[Row]:

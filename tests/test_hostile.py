@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tarfile
 import tracemalloc
@@ -279,6 +280,42 @@ def test_a_member_that_claims_gigabytes_is_not_read(tmp_path, pack, name):
     (tmp_path / "imdb.tar.gz").write_bytes(pack(header(name, 6 << 30) + bytes(4096)))
     with pytest.raises(UserError, match=r"claims 6,442,450,944 bytes|unpacks to more than 1,073,741,824 bytes"):
         load(str(tmp_path / "imdb.tar.gz"))
+
+
+def pax(**values: str) -> bytes:
+    """An extended header that says these things of the member behind it."""
+    lines = b""
+    for key, value in values.items():
+        line = f" {key}={value}\n".encode()
+        size = next(n for n in range(len(line), len(line) + 9) if len(str(n)) + len(line) == n)
+        lines += str(size).encode() + line
+    return header("x", len(lines), tarfile.XHDTYPE) + lines.ljust(-(-len(lines) // 512) * 512, b"\0")
+
+
+CRAFTED = {
+    "a circle": header("aclImdb/a", 0) + pax(size="-1536") + header("aclImdb/b", 0),
+    "six hundred names of one member": (header("x", 2, tarfile.GNUTYPE_LONGNAME) + b"a\0" + bytes(510)) * 600,
+    "a sparse member": pax(**{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+    + header("aclImdb/a", 512)
+    + b"1\n"
+    + bytes(510),
+    "a sparse map that is none": pax(**{"GNU.sparse.map": "x", "GNU.sparse.size": "1"}) + header("aclImdb/a", 0),
+    "a sparse header": header("aclImdb/a", 0, tarfile.GNUTYPE_SPARSE),
+}
+
+
+@PACKING
+@pytest.mark.parametrize("content", CRAFTED.values(), ids=CRAFTED)
+def test_an_archive_made_to_keep_its_reader_busy_is_given_up(tmp_path, pack, content):
+    (tmp_path / "imdb.tar.gz").write_bytes(pack(content + bytes(1024)))
+    signal.setitimer(signal.ITIMER_PROF, 10)
+    previous = signal.signal(signal.SIGPROF, lambda *_: pytest.fail("it reads on and on"))
+    try:
+        with pytest.raises(UserError, match="a broken archive"):
+            load(str(tmp_path / "imdb.tar.gz"))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def bomb(size: int) -> bytes:
