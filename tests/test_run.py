@@ -661,12 +661,13 @@ def test_a_run_is_finished_where_its_curves_cannot_be_drawn(finished, tmp_path, 
 
 
 def test_a_run_whose_pipe_ends_by_the_same_ctrl_c_goes_on_to_save(tmp_path, monkeypatch):
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w") as gone, Run(arguments(tmp_path)) as run:
+    pipes = [os.pipe() for _ in range(2)]
+    for reader, _ in pipes:
+        os.close(reader)
+    with open(pipes[0][1], "w") as error, open(pipes[1][1], "w") as output, Run(arguments(tmp_path)) as run:
         opened(run)
-        monkeypatch.setattr(sys, "stderr", gone)
-        monkeypatch.setattr(sys, "stdout", gone)
+        monkeypatch.setattr(sys, "stderr", error)
+        monkeypatch.setattr(sys, "stdout", output)
         with pytest.raises(BrokenPipeError):
             run.say("nobody reads it, and nobody has stopped the run")
         run._stop(signal.SIGINT, None)
