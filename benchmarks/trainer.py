@@ -103,7 +103,7 @@ def main() -> None:
         "system": "Hugging Face Trainer, transformers' head",
         "arguments": {"data": Path(args.data).name}
         | {name: getattr(args, name) for name in ("train_size", "eval_size", "max_length", "truncation", "seed")},
-        "machine": machine(),
+        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
         "data": {name: len(part) for name, part in parts.items()} | {"dropped_duplicates": dropped},
         "epochs": [line for line in trainer.state.log_history if "eval_accuracy" in line],
         "metrics": {"test": classification_metrics(np.asarray(judged.predictions), np.asarray(judged.label_ids))},

@@ -105,7 +105,7 @@ class _Bounded:
 
 
 class _Plain(tarfile.TarInfo):
-    """A member that is not sparse: the map of one that is may be longer than all texts."""
+    """A member that is not sparse: the map of one that is may be longer than all texts. tarfile has no public way to say so."""
 
     def _refuse(self, *_):
         raise tarfile.ReadError("it has a sparse member")

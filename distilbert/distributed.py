@@ -13,6 +13,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from .errors import UserError
+from .precision import has_cuda
 
 
 def is_first() -> bool:
@@ -28,7 +29,7 @@ class Workers:
         self.size = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0)) if self.size > 1 else 0
         if self.size > 1:
-            gpus = torch.cuda.device_count() if device in ("auto", "cuda") and torch.cuda.is_available() else 0
+            gpus = torch.cuda.device_count() if device in ("auto", "cuda") and has_cuda() else 0
             here = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
             if gpus and here > gpus:
                 raise UserError(

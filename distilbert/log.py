@@ -47,7 +47,8 @@ class Log:
 
     def __init__(self, path: Path, workers: Workers):
         self.log_path, self.workers = path, workers
-        self.progress, self.window, self.bar, self.signal = Progress(), [], None, 0
+        self.progress, self.window, self.bar = Progress(), [], None
+        self.signal = 0  # the one that asked this process to stop
 
     def count(
         self, loss: Tensor, norm: Tensor, labels: int, tokens: int, seconds: float, skipped: bool, last: bool, texts: np.ndarray

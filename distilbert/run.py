@@ -78,15 +78,15 @@ class Run(Log):
         path = self.directory / "run.json"
         if not (self.arguments.resume and path.exists()):
             return False
-        done = asks_for_no_more(self.arguments, read_json(path).get("arguments"))
-        if done and self.place.arguments.exists():  # another recipe is refused here as it is in the middle of a run
+        if not asks_for_no_more(self.arguments, read_json(path).get("arguments")):
+            return False
+        if self.place.arguments.exists():  # another recipe is refused here as it is in the middle of a run
             resumed_arguments(self.arguments, self.place.arguments)
-        elif done:  # its checkpoints are gone; the record has names in place of paths
+        else:  # its checkpoints are gone; the record has names in place of paths
             flags = without_paths(dataclasses.asdict(self.arguments))
             resumed_arguments(dataclasses.replace(self.arguments, **flags), path)
-        if done:
-            self.say(f"{self.directory} holds a finished run; nothing is left to do")
-        return done
+        self.say(f"{self.directory} holds a finished run; nothing is left to do")
+        return True
 
     def begin(self) -> dict[str, Tensor] | None:
         """The tensors of the checkpoint to go on from, or None for a fresh start; resolves every `auto`. Changes no file.

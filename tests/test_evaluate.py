@@ -156,7 +156,7 @@ def test_the_training_part_is_measured_without_the_leaks_that_the_run_dropped(ru
 
 def test_the_number_format_is_that_of_the_weights(run, judged):
     formats = [measure(run)["number_format"], measure(run, "--precision", "bf16")["number_format"]]
-    np.testing.assert_allclose(judged[0], judged[1], rtol=0, atol=0.3)
+    np.testing.assert_allclose(judged[0], judged[1], rtol=0, atol=0.03)
     assert formats == ["fp32", "bf16"] and not np.allclose(judged[0], judged[1], rtol=0, atol=1e-4)
 
 

@@ -200,6 +200,7 @@ def test_adapted_encoders_learn_as_much_faster_as_it_says(arm):
 
 def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
     mean = statistics.mean(test["accuracy"] for test in with_384_tokens())
+    assert f"a classifier that judges {mean:.3f} of IMDb's official test right".replace("0.", ".") in SAID
     said = f"--max_length 384 --output_dir runs/imdb` judges {mean:.3f} of its test right, in the mean of three seeds "
     records = [json.loads(path.read_text()) for path in (ROOT / "results").glob("imdb-384tok-seed*.json")]
     minutes = [round(record["seconds"] / 60) for record in records]
@@ -398,3 +399,5 @@ def test_the_way_from_a_text_to_a_classifier_is_as_short_as_it_says():
     assert files[:2] == ["distilbert/config.py", "distilbert/model.py"] and files[-1] == "train_cls.py" and len(files) == 10
     lines = sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in files)
     assert "in under 1,400 lines" in TEXT and lines < 1_400
+    model = len((ROOT / "distilbert" / "model.py").read_text(encoding="utf-8").splitlines())
+    assert "the model is one file of 300 lines" in TEXT and 290 < model <= 300
