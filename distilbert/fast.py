@@ -1,12 +1,13 @@
 """What makes it fast on a CPU, and changes no formula. Skip it at a first reading.
 
-random_words        for dropout, by all cores at once
+keep_mask           for dropout, by all cores at once
 slices              of the optimizer's tensors, to fit the cache
 piecewise           attention, a few sequences at a time
 tune_process        for batches of all lengths
 """
 
 import ctypes
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -23,15 +24,44 @@ def draw_seed() -> int:
     return int(torch.randint(2**62, ()))
 
 
-def random_words(count: int, seed: int) -> Tensor:
-    """Random 64-bit words (count,): hashes of seed, seed + 1, …; torch's own generator draws them one after the other.
-
-    Steps of 2⁶⁴/φ, mixed much as in splitmix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators").
-    A multiplication stands last, because torch's >> repeats the sign and so would clear that bit.
+def hashed(x: Tensor) -> Tensor:
+    """x (int64, changed in place), each word well mixed: steps of 2⁶⁴/φ, and then much as in splitmix64 (Steele et al. 2014,
+    "Fast Splittable Pseudorandom Number Generators"). A multiplication stands last, because torch's >> repeats the sign and
+    so would clear that bit.
     """
-    x = torch.arange(seed, seed + count).mul_(-0x61C8864680B583EB)
+    x.mul_(-0x61C8864680B583EB)
     x.bitwise_xor_(x >> 30).mul_(-0x40A7B892E31B1A47)
     return x.bitwise_xor_(x >> 27).mul_(-0x6B2FB644ECCEEE15)
+
+
+ROW = hashed(torch.arange(1 << 15))  # random words, always the same: 256 KB, which the cache holds
+
+
+def random_words(count: int, seed: int) -> Tensor:
+    """Random 64-bit words (count,); torch's own generator draws them one after the other.
+
+    Row after row, ROW times an odd number, the hash of seed, seed + 1, … (multiply-shift hashing, Dietzfelbinger et al. 1997,
+    "A Reliable Randomized Algorithm for the Closest-Pair Problem"). A product's low bits know little of its factors, so the
+    upper half is added to them (^ would clear the highest bit: >> repeats the sign). Three operations a word, where a hash of
+    each word's own number takes eight.
+    """
+    factors = hashed(torch.arange(seed, seed + math.ceil(count / len(ROW)))) | 1
+    x = (factors[:, None] * ROW[:count]).view(-1)[:count]
+    return x.add_(x >> 32)
+
+
+def keep_mask(x: Tensor, dropped: int, seed: int) -> Tensor:
+    """For each value of x, in its format: 0 with probability p = dropped/65536, else 1/(1-p). A function of the seed.
+
+    A word is four 16-bit lanes, one for each value: as int16, and in place, because a result of type bool takes ten times
+    as long. In half precision 1 or 0 times the bits of 1/(1-p) are those of the factor already: no conversion.
+    """
+    words = random_words(math.ceil(x.numel() / 4), seed)
+    keep = words.view(torch.int16)[: x.numel()].view(x.shape).ge_(dropped - 32_768)
+    scale = torch.tensor(65_536 / (65_536 - dropped), dtype=x.dtype)
+    if scale.itemsize == 2:
+        return keep.mul_(scale.view(torch.int16)).view(x.dtype)
+    return keep.to(x.dtype).mul_(scale)
 
 
 # ---- pieces
@@ -49,8 +79,8 @@ def slices(*tensors: Tensor, size: int = 262_144) -> Iterator[tuple[Tensor, ...]
         yield tuple(tensor[start : start + size] for tensor in flat)
 
 
-PIECE = 1 << 20  # values of a piece's largest intermediate result: 2 MB in half precision
-APART = 1 << 32  # between the seeds of two pieces, because a dropout of n values counts n/4 on from its seed
+PIECE = 1 << 22  # values of a piece's largest intermediate result: 8 MB in half precision
+APART = 1 << 32  # between the seeds of two pieces, because a dropout counts on from its seed, a step for each row of words
 
 
 def has_fused_attention(device: torch.device) -> bool:

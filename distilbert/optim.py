@@ -59,7 +59,8 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     One norm over all of them, so the gradient keeps its direction (Pascanu et al. 2013, algorithm 1). max_norm 0: measure only.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.stack([torch.linalg.vector_norm(g, dtype=_wide(g)) for g in gradients]).norm()
+    pieces = (piece.to(_wide(g)) for g in gradients for (piece,) in slices(g))
+    norm = torch.stack([torch.dot(piece, piece) for piece in pieces]).sum().sqrt()
     if max_norm:
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
@@ -124,15 +125,15 @@ class AdamW(torch.optim.Optimizer):
                 state["step"] += 1
                 t, master = state["step"], state.get("master", p)
                 root = math.sqrt(1 - beta2**t)  # m̂/(√v̂ + ε) = m·root/(1-β₁ᵗ) / (√v + ε·root): no tensors m̂ and v̂
-                for w, g, m, v in slices(master, p.grad, state["exp_avg"], state["exp_avg_sq"]):
+                for w, g, m, v, rounded in slices(master, p.grad, state["exp_avg"], state["exp_avg_sq"], p):
                     g = g.to(w.dtype)
                     m.lerp_(g, 1 - beta1)
                     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
                     w.mul_(1 - lr * group["weight_decay"])
                     denominator = v.sqrt().add_(group["eps"] * root)
                     w.addcdiv_(m, denominator, value=-lr * root / (1 - beta1**t))
-                if master is not p:
-                    p.copy_(master)
+                    if master is not p:
+                        rounded.copy_(w)
         return True
 
     def fresh_state(self, p: Tensor) -> None:

@@ -103,15 +103,15 @@ MUTATIONS = [
     Mutation(
         "dropout-lane-sign",
         "distilbert/fast.py",
-        ".mul_(-0x6B2FB644ECCEEE15)",
-        "",
+        "x.add_(x >> 32)",
+        "x.bitwise_xor_(x >> 32)",
         "model::each_of_the_four_lanes_of_a_word_is_dropped_at_the_rate_p",
     ),
     Mutation(
         "dropout-without-scale",
-        MODEL,
-        "x * keep.mul_(65_536 / (65_536 - dropped))",
-        "x * keep",
+        "distilbert/fast.py",
+        "keep.to(x.dtype).mul_(scale)",
+        "keep.to(x.dtype)",
         "model::what_dropout_keeps_is_scaled_so_that_the_mean_stays",
     ),
     Mutation(
@@ -167,8 +167,8 @@ MUTATIONS = [
     Mutation(
         "clip-by-the-largest",
         OPTIM,
-        "for g in gradients]).norm()",
-        "for g in gradients]).max()",
+        "for piece in pieces]).sum().sqrt()",
+        "for piece in pieces]).max().sqrt()",
         "optim::clipping_equals_torchs_in_norm_and_gradients",
     ),
     Mutation(

@@ -12,7 +12,6 @@ from distilbert import fast
 from distilbert import model as ours
 from distilbert.checkpoint import name_map, to_theirs
 from distilbert.errors import UserError
-from distilbert.fast import APART
 from distilbert.optim import AdamW, clip_grad_norm_
 
 HEADS = [(ARCHITECTURES[0], "linear"), (ARCHITECTURES[1], "linear"), (ARCHITECTURES[2], "linear")]
@@ -166,7 +165,7 @@ def test_each_of_the_four_lanes_of_a_word_is_dropped_at_the_rate_p(p):
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
 def test_of_all_65536_lanes_dropout_drops_exactly_a_share_of_p(monkeypatch, p):
-    monkeypatch.setattr(ours, "random_words", lambda *_: torch.arange(-32_768, 32_768, dtype=torch.int16).view(torch.int64))
+    monkeypatch.setattr(fast, "random_words", lambda *_: torch.arange(-32_768, 32_768, dtype=torch.int16).view(torch.int64))
     assert (ours.Dropout(p)(torch.ones(65_536)) == 0).sum() == round(p * 65_536)
 
 
@@ -176,26 +175,53 @@ def test_off_the_cpu_dropout_is_torchs_own(monkeypatch):
     assert ours.Dropout(0.3)(x) == (x, 0.3, True) and ours.Dropout(0.3).eval()(x) == (x, 0.3, False)
 
 
-def test_random_words_are_splitmix64_without_its_last_step():
-    def by_hand(place: int, seed: int) -> int:  # in whole numbers below 2**64; >> repeats the sign, as torch's does
-        x = ((seed + place) * 0x9E3779B97F4A7C15) % 2**64
+def test_random_words_are_a_row_of_hashes_times_the_hash_of_the_seed_and_on():
+    """In whole numbers below 2**64; >> repeats the sign, as torch's does."""
+
+    def signed(x: int) -> int:
+        return x % 2**64 - 2**64 * (x % 2**64 >> 63)
+
+    def hashed(x: int) -> int:
+        x = signed(x * 0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            signed = x - 2**64 * (x >> 63)
-            x = ((x ^ (signed >> shift)) * factor) % 2**64
-        return x - 2**64 * (x >> 63)
+            x = signed((x ^ (x >> shift)) * factor)
+        return x
+
+    def by_hand(place: int, seed: int) -> int:
+        row, column = divmod(place, 32_768)
+        x = signed(hashed(column) * (hashed(seed + row) | 1))
+        return signed(x + (x >> 32))
 
     for seed in (0, 1, 2**62 - 1):
-        assert ours.random_words(50, seed).tolist() == [by_hand(i, seed) for i in range(50)]
+        assert fast.random_words(50, seed).tolist() == [by_hand(i, seed) for i in range(50)]
+        assert fast.random_words(65_540, seed)[-50:].tolist() == [by_hand(i, seed) for i in range(65_490, 65_540)]
 
 
-def test_every_bit_of_the_random_words_is_a_fair_coin_and_neighbours_in_place_and_piece_are_strangers():
-    words = torch.stack([ours.random_words(20_000, seed) for seed in (7, 7 + APART)])  # (2, 20_000)
-    bits = torch.stack([(words >> i) & 1 for i in range(64)]).double() * 2 - 1  # (64, 2, 20_000), each 1 or -1
-    five_sigma = 5 / math.sqrt(20_000)
-    assert bits.mean(dim=2).abs().max() < five_sigma
-    neighbours = {"place": bits[:, :, 1:] * bits[:, :, :-1], "piece": bits[:, :1] * bits[:, 1:], "bit": bits[1:] * bits[:-1]}
+def test_every_bit_of_the_random_words_is_a_fair_coin_and_neighbours_in_place_row_and_piece_are_strangers():
+    words = torch.stack([fast.random_words(65_536, seed) for seed in (7, 7 + fast.APART)]).view(2, 2, -1)  # piece, row, place
+    bits = torch.stack([(words >> i) & 1 for i in range(64)]).double() * 2 - 1  # (64, 2, 2, 32_768), each 1 or -1
+    five_sigma = 5 / math.sqrt(32_768)
+    assert bits.mean(dim=3).abs().max() < five_sigma
+    neighbours = {
+        "place": bits[..., 1:] * bits[..., :-1],
+        "row": bits[:, :, 1] * bits[:, :, 0],
+        "piece": bits[:, 1] * bits[:, 0],
+        "bit": bits[1:] * bits[:-1],
+        "half": bits[32:] * bits[:32],
+    }
     for name, products in neighbours.items():
-        assert products.mean(dim=2).abs().max() < five_sigma, name
+        assert products.mean(dim=-1).abs().max() < five_sigma, name
+
+
+def test_no_two_of_300_dropouts_share_more_of_what_they_drop_than_chance():
+    """Each lane by itself: all have the same row of words, times factors of their own, and small multiples would show."""
+    masks = torch.stack([fast.keep_mask(torch.empty(65_536), 6_554, seed * fast.APART) == 0 for seed in range(300)])
+    for lane in range(4):
+        dropped = masks[:, lane::4].double()  # (300, 16_384)
+        p = dropped.mean().item()
+        assert p == pytest.approx(0.1, abs=5 * math.sqrt(0.09 / dropped.numel()))
+        correlation = (dropped - p) @ (dropped - p).T / (16_384 * p * (1 - p))
+        assert correlation.fill_diagonal_(0).abs().max() < 6 / math.sqrt(16_384)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
@@ -210,8 +236,12 @@ def test_what_dropout_keeps_is_scaled_so_that_the_mean_stays(p):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_dropout_keeps_the_number_format(dtype):
-    assert ours.Dropout(0.5)(torch.ones(3, 5, dtype=dtype)).dtype == dtype
+def test_in_each_number_format_dropout_gives_zero_or_the_scaled_value_by_the_same_mask(dtype):
+    x = torch.randn(3, 501, generator=torch.Generator().manual_seed(1)).to(dtype)
+    kept = ours.Dropout(0.3)(torch.ones(3, 501, dtype=torch.float64), seed=5) != 0
+    expected = torch.where(kept, x * torch.tensor(1 / (1 - round(0.3 * 65_536) / 65_536)).to(dtype), 0.0)
+    found = ours.Dropout(0.3)(x, seed=5)
+    assert found.dtype == dtype and torch.equal(found, expected)
 
 
 def test_the_dropout_mask_depends_on_the_seed_only():
