@@ -172,7 +172,8 @@ def sst2_rows(path: Path) -> Iterator[Row]:
             if len(raw) > LONGEST:
                 raise zipfile.BadZipFile(f"it has more than {LONGEST:,} bytes")
             content = _decode(raw, "SST-2/dev.tsv")
-    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, EOFError, zlib.error) as error:  # RuntimeError: encrypted
+    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        # RuntimeError: encrypted; UnicodeDecodeError: of a member's name
         raise UserError(f"{path}: no readable SST-2/dev.tsv in it ({error}); expected {SST2}") from None
     return table_rows(path, content)
 

@@ -114,7 +114,8 @@ def test_a_process_whose_share_of_a_step_is_empty_takes_it_in_fp16_too(tmp_path,
 )
 def test_each_process_has_a_gpu_of_its_own_or_none(monkeypatch, device, local, expected):
     taken, groups = [], []
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": local, "LOCAL_RANK": "0"}.items():
+    torchruns = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": local, "LOCAL_RANK": "0"}
+    for name, value in (torchruns | {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("distilbert.distributed.has_cuda", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -127,6 +128,15 @@ def test_each_process_has_a_gpu_of_its_own_or_none(monkeypatch, device, local, e
     else:
         Workers(device)
         assert (taken, *groups) == expected
+
+
+@pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_a_number_of_processes_without_torchrun_is_refused(monkeypatch, missing):
+    for name, value in {"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(missing)
+    with pytest.raises(UserError, match=f"{missing} is not set: start them by torchrun --nproc-per-node 4.*unset WORLD_SIZE"):
+        Workers("cpu")
 
 
 @pytest.mark.parametrize("script", ["train_cls.py", "train_mlm.py"])

@@ -613,6 +613,13 @@ def test_a_damaged_zip_is_refused(tmp_path):
         load(data)
 
 
+def test_a_zip_with_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    data = write_zip(tmp_path / "a.zip", "x", "SST-2/d\u00e9v.tsv")  # é: two bytes, of which one is left
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes().replace("\u00e9".encode(), b"\xc3v"))
+    with pytest.raises(UserError, match="no readable SST-2/dev"):
+        load(data)
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a", "a.json", "a.tsv.gz"])
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path, name):
     with pytest.raises(UserError, match=r"unknown format; expected .*\.jsonl, \.csv, \.tsv or \.txt"):
