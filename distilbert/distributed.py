@@ -25,9 +25,8 @@ class Workers:
     """The processes of a run; `rank` 0 is the one that writes. One process alone needs no torchrun and never communicates."""
 
     def __init__(self, device: str = "auto"):
-        """`device`: what --device says. Raises `UserError` when this machine has fewer GPUs than processes.
-
-        What torchrun tells each process stands in variables, and some clusters set one of them without it.
+        """`device`: what --device says. Raises `UserError` when this machine has fewer GPUs than processes, or when the
+        variable WORLD_SIZE stands alone: torchrun sets several together, and some clusters only that one.
         """
         self.size = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0)) if self.size > 1 else 0
@@ -36,7 +35,7 @@ class Workers:
             if missing:
                 raise UserError(
                     f"the variable WORLD_SIZE says {self.size} processes, but {missing[0]} is not set: start them by torchrun "
-                    f"--nproc-per-node {self.size}, or for a single one: unset WORLD_SIZE"
+                    "(--nproc-per-node: how many on this machine), or for a single one: unset WORLD_SIZE"
                 )
             gpus = torch.cuda.device_count() if device in ("auto", "cuda") and has_cuda() else 0
             here = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))

@@ -25,25 +25,26 @@ def draw_seed() -> int:
 
 
 def hashed(x: Tensor) -> Tensor:
-    """x (int64, changed in place), each word well mixed: steps of 2⁶⁴/φ, and then much as in splitmix64 (Steele et al. 2014,
-    "Fast Splittable Pseudorandom Number Generators"). A multiplication stands last, because torch's >> repeats the sign and
-    so would clear that bit.
+    """x (int64, changed in place), each word well mixed, only 0 stays 0.
+
+    Steps of 2⁶⁴/φ, and then much as in splitmix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators"). A
+    multiplication stands last, because torch's >> repeats the sign and so would clear that bit.
     """
     x.mul_(-0x61C8864680B583EB)
     x.bitwise_xor_(x >> 30).mul_(-0x40A7B892E31B1A47)
     return x.bitwise_xor_(x >> 27).mul_(-0x6B2FB644ECCEEE15)
 
 
-ROW = hashed(torch.arange(1 << 15))  # random words, always the same: 256 KB, which the cache holds
+ROW = hashed(torch.arange(1, 1 + (1 << 15)))  # random words, always the same: 256 KB, which the cache holds
 
 
 def random_words(count: int, seed: int) -> Tensor:
     """Random 64-bit words (count,); torch's own generator draws them one after the other.
 
-    Row after row, ROW times an odd number, the hash of seed, seed + 1, … (multiply-shift hashing, Dietzfelbinger et al. 1997,
-    "A Reliable Randomized Algorithm for the Closest-Pair Problem"). A product's low bits know little of its factors, so the
-    upper half is added to them (^ would clear the highest bit: >> repeats the sign). Three operations a word, where a hash of
-    each word's own number takes eight.
+    Row after row: ROW times the hash of seed, of seed + 1, …, made odd so that no bit of ROW is lost (multiply-shift hashing,
+    Dietzfelbinger et al. 1997, "A Reliable Randomized Algorithm for the Closest-Pair Problem"). A product's low bits depend
+    only on the low bits of its factors, so its upper half is added to them (^ would clear the highest bit: >> repeats the
+    sign). Three operations a word, where a hash of each word's own number takes eight.
     """
     factors = hashed(torch.arange(seed, seed + math.ceil(count / len(ROW)))) | 1
     x = (factors[:, None] * ROW[:count]).view(-1)[:count]
@@ -54,7 +55,8 @@ def keep_mask(x: Tensor, dropped: int, seed: int) -> Tensor:
     """For each value of x, in its format: 0 with probability p = dropped/65536, else 1/(1-p). A function of the seed.
 
     A word is four 16-bit lanes, one for each value: as int16, and in place, because a result of type bool takes ten times
-    as long. In half precision 1 or 0 times the bits of 1/(1-p) are those of the factor already: no conversion.
+    as long. In half precision the mask needs no conversion: 1 times the bits of 1/(1-p), as an int16, are the bits of 1/(1-p),
+    and 0 times them those of zero.
     """
     words = random_words(math.ceil(x.numel() / 4), seed)
     keep = words.view(torch.int16)[: x.numel()].view(x.shape).ge_(dropped - 32_768)
@@ -92,7 +94,7 @@ def piecewise(function: Callable[..., Tensor], batch: tuple[Tensor | None, ...],
     """function(*batch, seed), for tensors whose first dimension is the batch, and examples that do not depend on each other.
 
     Attention makes H·T·T weights a sequence; at 512 tokens, a batch has some hundred megabytes of them. Written to memory and
-    read again by each operation, they take longer than the products around them. In pieces they never leave the cache, and as
+    read again by each operation, they take longer than the products around them. In pieces they stay in the cache, and as
     backward computes them again instead of keeping them, they hardly take memory (Chen et al. 2016, "Training Deep Nets with
     Sublinear Memory Cost"; the same trade as in Dao et al. 2022, "FlashAttention").
 

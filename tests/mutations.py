@@ -101,6 +101,13 @@ MUTATIONS = [
         "model::a_row_that_is_all_padding_gives_no_nan",
     ),
     Mutation(
+        "dropout-that-spares-a-place",
+        "distilbert/fast.py",
+        "torch.arange(1, 1 + (1 << 15))",
+        "torch.arange(1 << 15)",
+        "model::no_two_of_300_dropouts_share_more_of_what_they_drop_than_chance",
+    ),
+    Mutation(
         "dropout-lane-sign",
         "distilbert/fast.py",
         "x.add_(x >> 32)",

@@ -324,7 +324,9 @@ def test_what_it_says_of_its_speed_is_in_the_record_of_the_comparison():
     lowest, highest = (f"{pick(limit['limit_gflops'] for limit in limits):,.0f}" for pick in (min, max))
     for said in (
         f"at {rates['ours fp32']:.0f} tokens a second, {rates['ours fp32'] / rates['trainer default']:.1f} times as fast",
-        "a classifier reaches {}% ({} to {}%), a masked LM {}% ({} to {}%) and judging {}% ({} to {}%)".format(*sum(shares, ())),
+        "a classifier reaches {}% ({} to {}%), a masked LM {}% ({} to {}%) and judging {}% ({} to {}%)".format(
+            *sum(shares, ())
+        ),
         f"the same products gave {lowest} GFLOP/s at one time and {highest} at another",
         f"AdamW by hand takes {record['optimizer']['ratio']:.1f} times as long",
         "two cores of an Intel Xeon with AMX",
@@ -356,7 +358,8 @@ def test_the_front_page_sums_up_the_results_page():
     assert faster == [
         (rows["Trainer as it comes (fp32)"].split("|")[5].split()[0], rows["Trainer, bf16"].split("|")[5].split()[0], both_fp32)
     ]
-    said = r"on our batches the bf16 Trainer takes ([\d.]+) times as long\. .*? and on our batches, the bf16 Trainer takes ([\d.]+)"
+    said = r"on our batches the bf16 Trainer takes ([\d.]+) times as long\. .*? and on our batches, the bf16 Trainer takes "
+    said += r"([\d.]+) times"
     tuned = ("Trainer, bf16, our batches by length", "the same, without attention dropout")
     assert list(re.search(said, SAID).groups()) == [rows[name].split("|")[5].split()[0] for name in tuned]
     avoided = {row.split("|")[1].strip(): row.split("|")[-2] for row in RESULTS.splitlines() if "| longer |" in row}
