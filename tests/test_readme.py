@@ -125,8 +125,10 @@ def test_the_quickstarts_output_is_that_of_its_record():
 
 
 def test_the_trainers_accuracy_is_told_beside_ours():
-    said = re.search(r"heads? of two layers, gets (\.\d+) to our (\.\d+)\.", RESULTS_SAID).groups()
-    for accuracy, name in zip(said, ("trainer-imdb-2000-seed0", "imdb-2000-seed0"), strict=True):
+    three = r"(\.\d+), (\.\d+) and (\.\d+)"
+    said = re.search(rf"head of two layers, gets {three} to our {three}\.", RESULTS_SAID).groups()
+    names = [f"{kind}imdb-2000-seed{seed}" for kind in ("trainer-", "") for seed in range(3)]
+    for accuracy, name in zip(said, names, strict=True):
         record = json.loads((ROOT / "results" / f"{name}.json").read_text())
         assert f"{record['metrics']['test']['accuracy']:.3f}" == f"0{accuracy}"
 
