@@ -59,8 +59,8 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     One norm over all of them, so the gradient keeps its direction (Pascanu et al. 2013, algorithm 1). max_norm 0: measure only.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    pieces = (piece.to(_wide(g)) for g in gradients for (piece,) in slices(g))
-    norm = torch.stack([torch.dot(piece, piece) for piece in pieces]).sum().sqrt()
+    pieces = (piece for gradient in gradients for (piece,) in slices(gradient))
+    norm = torch.stack([torch.linalg.vector_norm(piece, dtype=_wide(piece)) for piece in pieces]).norm()
     if max_norm:
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         for gradient in gradients:

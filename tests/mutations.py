@@ -174,8 +174,8 @@ MUTATIONS = [
     Mutation(
         "clip-by-the-largest",
         OPTIM,
-        "for piece in pieces]).sum().sqrt()",
-        "for piece in pieces]).max().sqrt()",
+        "for piece in pieces]).norm()",
+        "for piece in pieces]).max()",
         "optim::clipping_equals_torchs_in_norm_and_gradients",
     ),
     Mutation(
