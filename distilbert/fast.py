@@ -94,7 +94,7 @@ def piecewise(function: Callable[..., Tensor], batch: tuple[Tensor | None, ...],
     """function(*batch, seed), for tensors whose first dimension is the batch, and examples that do not depend on each other.
 
     Attention makes H·T·T weights a sequence; at 512 tokens, a batch has some hundred megabytes of them. Written to memory and
-    read again by each operation, they take longer than the products around them. In pieces they stay in the cache, and as
+    read again by each operation, they take longer than the products around them. In pieces they stay in a cache, and as
     backward computes them again instead of keeping them, they hardly take memory (Chen et al. 2016, "Training Deep Nets with
     Sublinear Memory Cost"; the same trade as in Dao et al. 2022, "FlashAttention").
 

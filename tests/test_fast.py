@@ -136,8 +136,9 @@ def test_seeds_are_drawn_so_far_apart_that_no_two_dropouts_share_their_dice():
 
 def test_the_dice_of_neighbouring_sequences_do_not_overlap(monkeypatch):
     drawn, random_words = [], file.random_words
+    rows = len(file.ROW)
     monkeypatch.setattr(
-        file, "random_words", lambda n, seed: drawn.append((seed, seed + n // 32_768 + 1)) or random_words(n, seed)
+        file, "random_words", lambda n, seed: drawn.append((seed, seed + n // rows + 1)) or random_words(n, seed)
     )
     attention(monkeypatch, 1, 0.4, torch.ones(4, 13, 12, dtype=torch.float64), None)
     drawn.sort()
