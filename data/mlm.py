@@ -68,10 +68,10 @@ def mask_tokens(
     """Chooses tokens to be guessed -> (ids with some replaced, labels: the true id where chosen, else -100).
 
     Each real token is chosen with `probability`. Of the chosen, 80% become [MASK], 10% a random id of the whole
-    vocabulary, 10% stay as they are (BERT, section 3.1 and appendix A.1): in fine-tuning there is no [MASK],
-    and where any word may be a fake, each has to be held against the others. With `continues` (which ids are ##pieces) whole
-    words are chosen instead of pieces, and all pieces of one share its fate. A pure function of its arguments: `seed` is
-    (seed, epoch, index of the sequence) in training.
+    vocabulary, 10% stay as they are (BERT, section 3.1 and appendix A.1): fine-tuning shows no [MASK], so what is visible has
+    to be checked as well: some of it is fake, and some that is asked for is true. With `continues` (which ids are ##pieces)
+    whole words are chosen instead of pieces, and all pieces of one share its fate. A pure function of its arguments: `seed`
+    is (seed, epoch, index of the sequence) in training.
     """
     random = np.random.default_rng(seed)
     groups = np.arange(len(ids))  # for each token, the number of the word it belongs to

@@ -42,7 +42,7 @@ HEADS = {
         ("vocab_layer_norm.*", "head.norm.*"),
         ("vocab_projector.bias", "head.bias"),
     ],
-    "DistilBertForSequenceClassification": [("pre_classifier.*", "head.hidden.*"), ("classifier.*", "head.output.*")],
+    "DistilBertForSequenceClassification": [("pre_classifier.*", "head.pre_classifier.*"), ("classifier.*", "head.output.*")],
 }
 
 

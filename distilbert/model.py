@@ -6,11 +6,11 @@ The block itself is Vaswani et al. 2017, "Attention Is All You Need" (https://ar
 
     B  batch                  H  heads                      V  vocabulary
     T  tokens of a sequence   K  width of a head, D = H·K   M  masked positions of a batch
-    D  width                  F  width of the feed-forward  C  classes
+    D  width                  F  width of the feed-forward  C  classes        (but F.gelu, F.… are torch's functions)
     L  blocks                 R  rows of a sequence that are asked for: those that the head reads, or all T
 
 A sequence is [CLS], the pieces of a text, [SEP]. [CLS] stands for no word, so its last vector is free to stand for the whole
-text: all that a classifier reads. For a masked LM some pieces are hidden, most behind [MASK], and it says what they were.
+text: all that a classifier reads. For a masked LM some pieces are hidden, most behind [MASK], and it predicts them.
 
 A comment `# (B, T, D)` stands where the shape changes, and gives the shape of the line's result, or of each if there are
 several. tests/test_shapes.py runs the code and holds every one of them against the tensor.
@@ -34,8 +34,8 @@ FAR_BELOW = -30_000.0  # added to a score, it makes the weight zero; -inf (and -
 class Dropout(nn.Module):
     """Sets each value to zero with probability p, and scales the others by 1/(1-p) (Srivastava et al. 2014).
 
-    On a CPU from cheaper dice than torch's (`keep_mask`): 16 random bits a value, and a number below a threshold means "drop";
-    p is thus rounded to 1/65536. The mask is a function of `seed`, which torch's generator draws if none is given.
+    On a CPU from a cheaper generator than torch's (`keep_mask`): 16 random bits a value, below a threshold means "drop"; p is
+    thus rounded to 1/65536. The mask is a function of `seed`, which torch's generator draws if none is given.
     """
 
     def __init__(self, p: float):
@@ -119,7 +119,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """W₂·gelu(W₁·x + b₁) + b₂, for each token by itself (Vaswani, 3.3, with ReLU). Two thirds of a block's parameters.
+    """W₂·gelu(W₁·x + b₁) + b₂, for each token by itself (Vaswani, 3.3, where it is ReLU). Two thirds of a block's parameters.
 
     GELU is x·Φ(x) with Φ the exact cumulative Gaussian (Hendrycks & Gimpel 2016), not its tanh approximation.
     """
@@ -246,13 +246,13 @@ class ClassifierHead(nn.Module):
 
     def __init__(self, config: DistilBertConfig):
         super().__init__()
-        self.hidden = nn.Linear(config.dim, config.dim) if config.classifier_head == "pre_classifier" else None
+        self.pre_classifier = nn.Linear(config.dim, config.dim) if config.classifier_head == "pre_classifier" else None
         self.dropout = Dropout(config.seq_classif_dropout)
         self.output = nn.Linear(config.dim, config.num_labels)
 
     def forward(self, cls: Tensor) -> Tensor:
-        if self.hidden is not None:
-            cls = torch.relu(self.hidden(cls))
+        if self.pre_classifier is not None:
+            cls = torch.relu(self.pre_classifier(cls))
         return self.output(self.dropout(cls))  # (B, C)
 
 

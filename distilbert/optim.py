@@ -57,6 +57,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scales all gradients by max_norm / norm if their joint norm is larger; returns the norm before (a 0-d tensor).
 
     One norm over all of them, so the gradient keeps its direction (Pascanu et al. 2013, algorithm 1). max_norm 0: measure only.
+    In slices, because a norm in a wider format copies its argument first, and a slice's copy stays in the cache.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     pieces = (piece for gradient in gradients for (piece,) in slices(gradient))
@@ -75,7 +76,7 @@ def learning_rate_factor(
 
     It rises linearly over the warmup, from 0 (as in transformers: step 0 moves nothing) to 1: at first Adam's second moments
     are estimates from few gradients, too uncertain for full steps. Then it falls linearly to 0 ("linear") or stays at 1
-    ("constant_with_warmup"), but never below min_lr_ratio once warm. After it another kind is a `ValueError`.
+    ("constant_with_warmup"), but never below min_lr_ratio once warm. After the warmup another kind raises `ValueError`.
     """
     if step < warmup_steps:
         return step / warmup_steps

@@ -30,7 +30,7 @@ class Precision:
         """Resolves "auto": a CUDA GPU, or else the CPU. Raises `UserError` when the device is not there."""
         have = {"cpu": True, "cuda": has_cuda(), "mps": torch.backends.mps.is_available()}
         if device == "auto":
-            device = "cuda" if have["cuda"] else "cpu"  # a Mac's only if asked for: see README, "Two commands"
+            device = "cuda" if have["cuda"] else "cpu"  # a Mac's only if asked for: see README, "Quickstart"
         if not have.get(device, False):
             raise UserError(f"--device {device}: this machine or this build of torch has none; try --device auto")
         if kind == "auto":

@@ -40,7 +40,7 @@ PUBLISHED = {
 FREE = ("model", "data", "precision", "device", "eval_batch_size", "resume", "overwrite", "output_dir", "preset")
 FREE += ("logging_steps", "eval_steps", "save_steps", "save_minutes")
 IMDB = ("aclImdb_v1.tar.gz", "aclImdb", "imdb")  # what --data is called
-WHOLE = 20_000  # test reviews at least, of a record that the front page shows
+WHOLE = 20_000  # test reviews at least, of a record that the README shows
 
 
 def add(run: Path) -> Path:
@@ -100,7 +100,7 @@ def records() -> str:
 
 
 def whole_imdb() -> str:
-    """The front page's: all that the official test judged, from the least accurate to the most, then what is reported."""
+    """The README's: all that the official test judged, from the least accurate to the most, then what is reported."""
     lines = ["| system | encoder | test accuracy (95% interval) | ROC-AUC | minutes | record |", "|---|---|---|---|---|---|"]
     records = {path: read_record(path) for path in HERE.glob("*.json")}
     found = [(path, record) for path, record in records.items()

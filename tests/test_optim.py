@@ -167,7 +167,7 @@ def test_a_parameter_that_two_modules_share_is_listed_once_where_it_stands_first
         (tiny(DistilBertForSequenceClassification, classifier_head="linear"), {"head.output.weight"}),
         (
             tiny(DistilBertForSequenceClassification, classifier_head="pre_classifier"),
-            {"head.hidden.weight", "head.output.weight"},
+            {"head.pre_classifier.weight", "head.output.weight"},
         ),
         (tiny(DistilBertForMaskedLM), {"head.transform.weight"}),
     ],

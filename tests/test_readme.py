@@ -1,4 +1,4 @@
-"""Front page and results page against the tree and the records: commands parse, files exist, figures are the records'."""
+"""README and results page against the tree and the records: commands parse, files exist, figures are the records'."""
 
 import importlib
 import json
@@ -81,6 +81,14 @@ def test_the_map_names_every_module():
         assert path.name in named, path.name
 
 
+def test_the_lessons_of_a_file_in_the_map_quote_it():
+    rows = re.findall(r"^\| `([\w/]+\.py)`.*\| (\[.*) \|$", TEXT, re.MULTILINE)
+    assert len(rows) > 5
+    for path, links in rows:
+        for lesson in re.findall(r"\((lessons/[\w-]+\.md)\)", links):
+            assert f"`{path}`" in (ROOT / lesson).read_text(encoding="utf-8"), (path, lesson)
+
+
 @pytest.mark.parametrize("page", table.PAGES)
 def test_the_result_tables_are_made_of_the_records(page):
     text = (table.HERE / page).read_text(encoding="utf-8")
@@ -106,7 +114,7 @@ def test_the_floor_is_that_of_its_record():
     record = json.loads((ROOT / "results" / "tfidf-imdb.json").read_text())
     assert f"stands at {record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in RESULTS_SAID
     record = json.loads((ROOT / "results" / "tfidf-sample.json").read_text())
-    assert f"word counts judges {record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in SAID
+    assert f"word counts reaches {record['metrics']['test']['accuracy']:.3f}".replace("0.", ".") in SAID
 
 
 def test_the_quickstarts_output_is_that_of_its_record():
@@ -353,7 +361,7 @@ def test_what_it_says_of_a_trainer_on_our_batches_is_in_the_record():
     assert (record["bf16"], record["max_length"], record["batch_size"], record["rounds"]) == (False, 512, 16, 2)
 
 
-def test_the_front_page_sums_up_the_results_page():
+def test_the_readme_sums_up_the_results_page():
     said = r"in bf16 ([\d.]+) times .*, and ([\d.]+) times as fast as with its bf16; with both in fp32, ([\d.]+) times"
     faster = re.findall(said, SAID)
     rows = {row.split("|")[2].strip(): row for row in table.side_by_side().splitlines() if "| classification |" in row}
