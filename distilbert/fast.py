@@ -1,6 +1,7 @@
-"""What makes it fast on a CPU, and changes no formula. Skip it at a first reading.
+"""What makes it fast on a CPU, and exact enough in bf16, and changes no formula. Skip it at a first reading.
 
 keep_mask           for dropout, by all cores at once
+LayerNorm           whose gradients bf16 does not cut short
 slices              of the optimizer's tensors, to fit the cache
 piecewise           attention, a few sequences at a time
 tune_process        for batches of all lengths
@@ -13,7 +14,8 @@ import sys
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # ---- dice
@@ -64,6 +66,22 @@ def keep_mask(x: Tensor, dropped: int, seed: int) -> Tensor:
     if scale.itemsize == 2:
         return keep.mul_(scale.view(torch.int16)).view(x.dtype)
     return keep.to(x.dtype).mul_(scale)
+
+
+# ---- norm
+
+
+class LayerNorm(nn.LayerNorm):
+    """w·(x - mean)/√(variance + ε) + b, for each token over its D numbers (Ba et al. 2016, "Layer Normalization").
+
+    In bf16 on a CPU w and b stand apart from torch's kernel: that one adds up their gradients, over all tokens of a batch, in
+    bf16, and there 256 + 1 is 256. Over 4,096 tokens a fifth of b's gradient was missing.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cpu or x.dtype != torch.bfloat16:
+            return super().forward(x)
+        return torch.addcmul(self.bias, F.layer_norm(x, self.normalized_shape, eps=self.eps), self.weight)
 
 
 # ---- pieces

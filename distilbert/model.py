@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .checkpoint import Pretrained  # from_pretrained and save_pretrained
 from .config import DistilBertConfig
 from .errors import UserError
-from .fast import draw_seed, has_fused_attention, keep_mask, piecewise
+from .fast import LayerNorm, draw_seed, has_fused_attention, keep_mask, piecewise
 
 IGNORED = -100  # a label that counts for nothing, in cross-entropy's own convention
 FAR_BELOW = -30_000.0  # added to a score, it makes the weight zero; -inf (and -1e9 in fp16) would give NaN where all is padding
@@ -62,7 +62,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.words = nn.Embedding(config.vocab_size, config.dim, padding_idx=config.pad_token_id)
         self.positions = nn.Embedding(config.max_position_embeddings, config.dim)
-        self.norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.norm = LayerNorm(config.dim, eps=1e-12)  # BERT's; torch's default is 1e-5
         self.dropout = Dropout(config.dropout)
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -145,9 +145,9 @@ class Block(nn.Module):
     def __init__(self, config: DistilBertConfig):
         super().__init__()
         self.attention = Attention(config)
-        self.attention_norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.attention_norm = LayerNorm(config.dim, eps=1e-12)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.feed_forward_norm = LayerNorm(config.dim, eps=1e-12)
 
     def forward(self, x: Tensor, mask: Tensor | None, rows: Tensor | None = None) -> Tensor:
         x_rows = x if rows is None else take_rows(x, rows)  # (B, R, D)
@@ -194,7 +194,7 @@ class MaskedLMHead(nn.Module):
     def __init__(self, config: DistilBertConfig):
         super().__init__()
         self.transform = nn.Linear(config.dim, config.dim)
-        self.norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.norm = LayerNorm(config.dim, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:

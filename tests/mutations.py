@@ -108,6 +108,13 @@ MUTATIONS = [
         "model::no_two_of_300_dropouts_share_more_of_what_they_drop_than_chance",
     ),
     Mutation(
+        "norm-by-torchs-kernel",
+        "distilbert/fast.py",
+        "or x.dtype != torch.bfloat16:",
+        "or x.dtype == torch.bfloat16:",
+        "fast::in_bf16_a_norms_gradients_count_every_token",
+    ),
+    Mutation(
         "dropout-lane-sign",
         "distilbert/fast.py",
         "x.add_(x >> 32)",

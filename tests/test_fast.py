@@ -198,3 +198,19 @@ def test_attention_is_not_left_to_cudnn_which_plans_for_each_new_shape(monkeypat
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", asked.append)
     file.tune_process()
     assert asked == [False]
+
+
+def test_in_bf16_a_norms_gradients_count_every_token():
+    x, upstream = torch.randn(4_096, 24), torch.randn(4_096, 24) + 0.2  # torch's kernel loses a fifth of the bias's here
+    exact, norm = torch.nn.LayerNorm(24, eps=1e-12).double(), file.LayerNorm(24, eps=1e-12).bfloat16()
+    with torch.no_grad():
+        for p in exact.parameters():
+            p.add_(torch.randn_like(p))
+        norm.load_state_dict(exact.state_dict())
+    x = x.bfloat16().requires_grad_()
+    whole = x.detach().double().requires_grad_()
+    norm(x).backward(upstream.bfloat16())
+    exact(whole).backward(upstream.double())
+    close(norm(x).double(), exact(whole), 0.05)
+    for ours, theirs in zip((x, *norm.parameters()), (whole, *exact.parameters()), strict=True):
+        assert (ours.grad - theirs.grad).norm() < 0.01 * theirs.grad.norm()
