@@ -40,14 +40,15 @@ import numpy as np
 
 from data.batches import tokenise
 from data.cls import truncate
-from data.formats import LABELS
+from data.formats import LABELS, with_line_breaks
 from data.sources import Part, check_classes, load, prepare
 from distilbert.calibration import LEAST, MOST, fit_temperature
 from distilbert.curves import draw_judgements
+from distilbert.directory import trained_with
 from distilbert.errors import UserError
 from distilbert.fast import tune_process
-from distilbert.files import bare_name, read_json, write_json
-from distilbert.held_out import same_data, split_of
+from distilbert.files import bare_name, write_json
+from distilbert.held_out import check_unchanged, same_data, split_of
 from distilbert.hub import locate
 from distilbert.logits import predict_logits
 from distilbert.metrics import classification_metrics, reliability, softmax
@@ -73,8 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     if max_length > (limit := model.config.max_position_embeddings):
         raise UserError(f"--max_length {max_length} exceeds the model's {limit} positions; use --max_length {limit}")
 
+    keep_breaks = own.get("keep_breaks", False)
+
     if args.text is not None:
-        ids = truncate(np.array(tokenizer.encode(args.text, None)), max_length, truncation)
+        text = with_line_breaks(args.text, keep_breaks)
+        ids = truncate(np.array(tokenizer.encode(text, None)), max_length, truncation)
         if len(ids) == 2:  # [CLS] and [SEP]
             raise UserError(f"--text {args.text!r}: there is nothing to judge in it")
         with precision.autocast():
@@ -90,11 +94,15 @@ def main(argv: list[str] | None = None) -> None:
     data = args.data or own.get("data", "sample")
     on_own = same_data(data, own.get("data", ""))
     split, same = split_of(args, own, data), own if on_own else {}
-    parts = load(data, split, own.get("keep_breaks", False), whole_tables=not on_own)
+    whole = load(data, split, keep_breaks, whole_tables=not on_own)
     sizes = {"train_size": same.get("train_size"), "eval_size": same.get("eval_size")}
-    if args.eval_size:
-        sizes = dict.fromkeys(sizes, args.eval_size)
-    parts, _ = prepare(parts, keep_duplicates=same.get("keep_duplicates", True), **sizes, seed=own.get("seed", 0))
+    cut = {"keep_duplicates": same.get("keep_duplicates", True), "seed": own.get("seed", 0)}
+    parts, _ = prepare(whole, **cut, **sizes)
+    if on_own and split == own.get("split", split):
+        check_unchanged(parts, directory, data)
+    if args.eval_size:  # of train no more than the run had
+        sizes = {"train_size": min(args.eval_size, sizes["train_size"] or args.eval_size), "eval_size": args.eval_size}
+        parts, _ = prepare(whole, **cut, **sizes)
     if args.calibrate:
         check_classes(parts, ("validation",), data)  # before the minutes that judging takes
 
@@ -131,17 +139,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_arguments(directory: Path) -> dict:
-    """What a run was trained with; of one whose checkpoints are gone its record says so, with the name of --data alone."""
-    path = directory / "checkpoint" / "arguments.json"
-    if not path.exists():
-        path = directory / "run.json"
-    if not path.exists():
-        return {}
-    stored = read_json(path)
-    if path.name == "run.json":
-        stored = stored.get("arguments", {})
-    if not isinstance(stored, dict):
-        raise UserError(f"{path}: arguments is {stored!r}, expected an object")
+    """What a run was trained with, as far as it matters here; checked."""
+    stored, path = trained_with(directory)
     names = ("data", "split", "keep_breaks", "keep_duplicates", "train_size", "eval_size", "seed", "max_length", "truncation")
     used = {name: value for name, value in stored.items() if name in names}
     return check_stored(Arguments, check_stored(TrainingArguments, used, path), path)

@@ -185,6 +185,11 @@ def text_rows(path: Path) -> Iterator[tuple[str, int, str]]:
             yield line.strip("\r"), UNLABELLED, f"line {number}"
 
 
+def with_line_breaks(text: str, keep_breaks: bool = False) -> str:
+    """IMDb's reviews have "<br />" where a line ends; unless it is to be kept, a line feed stands there instead."""
+    return text if keep_breaks else text.replace("<br />", "\n")
+
+
 def _decode(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8-sig")

@@ -11,7 +11,7 @@ import torch
 from distilbert.errors import UserError
 from distilbert.files import cache_directory, download, remembered
 
-from .formats import IMDB, SST2, UNLABELLED, check_order, imdb_reviews, sst2_rows, table_rows, text_rows
+from .formats import IMDB, SST2, UNLABELLED, check_order, imdb_reviews, sst2_rows, table_rows, text_rows, with_line_breaks
 
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 SST2_MD5 = "9f81648d4199384278b86e315dac217c"
@@ -73,8 +73,7 @@ def load(data: str, split: str = "official", keep_breaks: bool = False, whole_ta
         if not part.texts:
             cut = name in ("train", "validation") and not is_imdb(data)
             raise UserError(f"--data {data}: the {name} part is empty" + f"; {CUT}" * cut)
-        if not keep_breaks:
-            part.texts = [text.replace("<br />", "\n") for text in part.texts]
+        part.texts = [with_line_breaks(text, keep_breaks) for text in part.texts]
         for text, where in zip(part.texts, part.names, strict=True):
             if not text.strip():
                 raise UserError(f"--data {data}: {where} holds an empty text")
@@ -167,7 +166,9 @@ def check_classes(parts: Parts, names: tuple[str, ...], data: str) -> Parts:
     """The parts of these names. Raises `UserError` when one is missing, or has an unlabelled text or too few of a class."""
     for name in names:
         if name not in parts:
-            raise UserError(f"--data {data}: has no {name} part" + "; try train_mlm.py or evaluate.py" * (name == "train"))
+            it_has = f", only {', '.join(parts)}; a table names its parts in a column split"
+            hint = "; try train_mlm.py or evaluate.py" if len(names) > 1 else it_has
+            raise UserError(f"--data {data}: has no {name} part{hint}")
         labels = parts[name].labels
         if (labels == UNLABELLED).any():
             where = parts[name].names[int((labels == UNLABELLED).argmax())]

@@ -35,7 +35,7 @@ class TrainingArguments:
     batch_size: int = flag(16, "examples of one forward, over all processes", low=1, high=65_536)
     eval_batch_size: int = flag(64, "examples of one forward in evaluation", low=1, high=65_536)
     gradient_accumulation_steps: int = flag(1, "forwards for one optimizer step", low=1, high=65_536)
-    learning_rate: float = flag(1e-4, "peak rate of AdamW", low=0.0, high=1.0)
+    learning_rate: float = flag(1e-4, "peak rate of AdamW (for minilm; BERT's paper: 2e-5 to 5e-5)", low=0.0, high=1.0)
     weight_decay: float = flag(0.01, "each step shrinks the matrices by this times the rate", low=0.0, high=1.0)
     decay_all: bool = flag(False, "decay biases and norms too, as the preset dapt-imdb does")
     warmup_ratio: float = flag(0.1, "part of the steps over which the rate rises", low=0.0, high=1.0)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from .errors import UserError
+from .files import read_json
 from .resume import saved_steps
 
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -87,6 +88,19 @@ class Directory:
 def remove(path: Path) -> None:
     """A file, a folder, or a link to either, which is not followed."""
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def trained_with(directory: Path) -> tuple[dict, Path]:
+    """The flags of the run in a directory, and the file that says so; of one without checkpoints its record, where paths are
+    names. ({}, …) where there is no run. Raises `UserError` for a file that holds no flags.
+    """
+    path, record = directory / "checkpoint" / "arguments.json", directory / "run.json"
+    if path.exists():
+        return read_json(path), path
+    own = read_json(record).get("arguments", {}) if record.exists() else {}
+    if not isinstance(own, dict):
+        raise UserError(f"{record}: arguments is {own!r}, expected an object")
+    return own, record
 
 
 def without_paths(arguments: dict) -> dict:

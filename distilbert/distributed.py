@@ -28,7 +28,7 @@ class Workers:
         """`device`: what --device says. Raises `UserError` when this machine has fewer GPUs than processes, or when the
         variable WORLD_SIZE stands alone: torchrun sets several together, and some clusters only that one.
         """
-        self.size = int(os.environ.get("WORLD_SIZE", 1))
+        self.size = int(os.environ.get("WORLD_SIZE") or 1)
         self.rank = int(os.environ.get("RANK", 0)) if self.size > 1 else 0
         if self.size > 1:
             missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from data.sources import is_imdb
+from data.sources import Parts, is_imdb
 
 from .errors import UserError
-from .files import checksum
+from .files import checksum, fingerprint, read_json
 
 
 def same_data(given: str, trained_on: str) -> bool:
@@ -20,6 +20,21 @@ def same_data(given: str, trained_on: str) -> bool:
         alike = os.path.isfile(given) and os.path.isfile(trained_on) and os.path.getsize(given) == os.path.getsize(trained_on)
         return alike and checksum(Path(given)) == checksum(Path(trained_on))
     return Path(given).name == Path(trained_on).name
+
+
+def check_unchanged(parts: Parts, directory: Path, data: str) -> None:
+    """Raises `UserError` unless the run's record says that it was made with these very parts.
+
+    A table without a column split is cut by the number of its rows: with a few more, most of what is test now was trained on.
+    """
+    record = directory / "run.json"
+    known = read_json(record).get("data") if record.exists() else None
+    texts = fingerprint(text for name in ("train", "validation", "test") if name in parts for text in parts[name].texts)
+    if isinstance(known, dict) and known.get("fingerprint", texts) != texts:
+        raise UserError(
+            f"--data {data}: its texts are not those that {directory} was made with, so some it learnt from may pass for test; "
+            "give new texts as a file of another name, where all rows are test"
+        )
 
 
 def split_of(args, own: dict, data: str) -> str:

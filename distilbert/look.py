@@ -33,7 +33,9 @@ import numpy as np
 import torch
 
 from data.cls import truncate
+from data.formats import with_line_breaks
 
+from .directory import trained_with
 from .explain import attention_and_decisions, integrated_gradients
 from .hub import locate
 from .model import DistilBertForSequenceClassification
@@ -46,13 +48,14 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 
 @dataclass(frozen=True)
 class Reader:
-    """A trained classifier with what its run says about reading: how long, from which end, how confident."""
+    """A trained classifier with what its run says about reading: how long, from which end, <br /> or not, how confident."""
 
     name: str
     model: DistilBertForSequenceClassification
     tokenizer: Tokenizer
     max_length: int
     truncation: str
+    keep_breaks: bool
     calibration: dict  # temperature, and fitted_on: how many texts, 0 for none
 
     @classmethod
@@ -60,10 +63,8 @@ class Reader:
         """From whatever `--model` accepts. Raises `UserError` unless it is a trained classifier of two classes."""
         directory = locate(name)
         model, tokenizer = trained_classifier(name, directory)
-        record, calibration = directory / "run.json", directory / "calibration.json"
-        own = read_json(record).get("arguments") if record.exists() else {}
-        if not isinstance(own, dict):
-            raise UserError(f"{record}: arguments is {own!r}, expected an object")
+        own, record = trained_with(directory)
+        calibration = directory / "calibration.json"
         scale = read_json(calibration) if calibration.exists() else {"temperature": 1.0}
         temperature = scale.get("temperature")
         if type(temperature) not in (int, float) or not 1e-6 < temperature < 1e6:  # the page's JSON has no infinity
@@ -76,10 +77,11 @@ class Reader:
             raise UserError(f"{record}: max_length is {max_length!r} and truncation {truncation!r}, which no run writes")
         title = directory.resolve().name if directory == Path(name) else name
         max_length = min(max_length, model.config.max_position_embeddings)
-        return cls(title, model.eval(), tokenizer, max_length, truncation, scale)
+        return cls(title, model.eval(), tokenizer, max_length, truncation, own.get("keep_breaks") is True, scale)
 
     def look(self, text: str) -> dict:
         """All that the page shows of a review, in JSON's types. Raises `UserError` when there is nothing to read in it."""
+        text = with_line_breaks(text, self.keep_breaks)
         encoding = self.tokenizer.backend.encode(readable(text))
         kept = truncate(np.arange(len(encoding.ids)), self.max_length, self.truncation)
         if len(kept) == 2:  # [CLS] and [SEP]

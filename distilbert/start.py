@@ -29,7 +29,8 @@ def revision(model: str) -> str:
 def starting_point(model_class, args, texts: list[str], **changes):
     """Model and tokenizer that a training script begins with; a "scratch" model takes its vocabulary from `texts`.
 
-    Raises `UserError` for what can't be loaded, and for a --max_length beyond the model's positions.
+    Raises `UserError` for what can't be loaded, for a --max_length beyond the model's positions, and for so many batches a step
+    that bf16 gradients, added one to another, would no longer grow: 1/512 added 512 times is a half.
     """
     if args.model in ("scratch", "scratch-tiny"):
         tokenizer = Tokenizer.from_texts(texts)
@@ -51,6 +52,9 @@ def starting_point(model_class, args, texts: list[str], **changes):
     if args.device == "mps" and terms >= 32_767:  # https://github.com/pytorch/pytorch/issues/195163
         told = f"a gradient here is a product over up to {terms:,} terms; on an M1 or M2, torch can get 32,767 or more wrong"
         print(f"--device mps: {told}, silently. With a smaller --batch_size, or on the CPU, it is right", file=sys.stderr)
+    if args.precision == "bf16" and args.gradient_accumulation_steps > 64:
+        told = "gradients are added up in bf16, where so many small shares get lost; use 64 at most, or --precision fp32"
+        raise UserError(f"--gradient_accumulation_steps {args.gradient_accumulation_steps}: {told}")
     if args.dropout is not None:  # in this training; config.json keeps the model's own, for whoever trains it next
         for module in model.modules():
             if isinstance(module, Dropout):

@@ -139,6 +139,11 @@ def test_a_number_of_processes_without_torchrun_is_refused(monkeypatch, missing)
         Workers("cpu")
 
 
+def test_an_empty_number_of_processes_is_one(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert Workers("cpu").size == 1
+
+
 @pytest.mark.parametrize("script", ["train_cls.py", "train_mlm.py"])
 def test_two_processes_give_the_numbers_of_one(tmp_path, script):
     # 41 texts in batches of 5 with two to a step: unequal shares, a last batch of one (an empty share), unequal label counts

@@ -69,6 +69,15 @@ def measure(run: Path, *flags) -> dict:
     return json.loads(written.read_text())
 
 
+def as_if_made_with(run: Path, changes: dict) -> None:
+    """Changes the flags that the run says it was made with; its record then no longer says of which texts."""
+    stored, record = run / "checkpoint" / "arguments.json", run / "run.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | changes))
+    said = json.loads(record.read_text())
+    said["data"].pop("fingerprint", None)
+    record.write_text(json.dumps(said))
+
+
 def test_the_runs_own_logits_and_figures_come_out_again(finished, run, judged, capsys):
     found = measure(run)
     np.testing.assert_allclose(judged[0], finished.test_logits, rtol=0, atol=1e-5)
@@ -148,9 +157,7 @@ def test_the_training_part_is_measured_without_the_leaks_that_the_run_dropped(ru
     rows[0]["text"] = rows[20]["text"]  # line 1 of train stands in test, too
     path = run.parent / "leaky.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    stored = run / "checkpoint" / "arguments.json"
-    changed = {"data": str(path), "keep_duplicates": keep, "train_size": None}
-    stored.write_text(json.dumps(json.loads(stored.read_text()) | changed))
+    as_if_made_with(run, {"data": str(path), "keep_duplicates": keep, "train_size": None})
     assert measure(run, "--part", "train")["n"] == 15 + keep
 
 
@@ -185,8 +192,7 @@ def test_nothing_is_written_into_a_downloaded_model(run, other, monkeypatch):
 
 
 def test_the_training_part_is_what_the_run_was_trained_on(run, corpus, judged):
-    stored = run / "checkpoint" / "arguments.json"
-    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"train_size": 24}))
+    as_if_made_with(run, {"train_size": 24})
     found = measure(run, "--part", "train")
     assert found["n"] == 24 and (found["split"], found["truncation"], found["number_format"]) == (
         "official",
@@ -234,7 +240,7 @@ def test_half_a_character_is_refused(run):
 
 
 def test_a_calibration_without_a_validation_part_is_refused_before_anything_is_judged(run, other, judged):
-    with pytest.raises(UserError, match=r"other\.films\.jsonl: has no validation part"):
+    with pytest.raises(UserError, match=r"other\.films\.jsonl: has no validation part, only test; .* column split"):
         measure(run, "--data", other, "--calibrate")
     assert judged == [] and not (run / "calibration.json").exists()
 
@@ -254,8 +260,7 @@ def test_a_temperature_is_not_measured_on_the_texts_it_is_fitted_on(run):
 def made_on_imdb(run: Path, split: str, data: str | None = None) -> Path:
     """The run, as if it had been trained on a small IMDb, which it returns; `data`: what it called it."""
     archive = write_tar(run.parent / "imdb.tar.gz", imdb_members(per_class=20))
-    path = run / "checkpoint" / "arguments.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data or str(archive), "split": split}))
+    as_if_made_with(run, {"data": data or str(archive), "split": split})
     return archive
 
 
@@ -358,12 +363,42 @@ def test_the_runs_own_file_under_another_spelling_is_still_cut_into_parts(run, c
 
 def test_a_file_of_the_runs_name_is_its_own_where_the_path_it_was_trained_by_does_not_hold(run, corpus, tmp_path, monkeypatch):
     """A table without parts would be measured whole otherwise, with the texts that the run was trained on."""
-    stored = run / "checkpoint" / "arguments.json"
-    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"data": corpus.name}))
+    as_if_made_with(run, {"data": corpus.name})
     monkeypatch.chdir(tmp_path)
     assert measure(run, "--data", corpus)["n"] == 16
     write_toy_corpus(tmp_path / corpus.name, count=40, seed=9)  # now it holds, and is another file
     assert measure(run, "--data", corpus)["n"] == 160
+
+
+@pytest.mark.parametrize("flags", [(), ("--calibrate",), ("--part", "train"), ("--eval_size", 6)], ids=str)
+@pytest.mark.parametrize("path_holds", [True, False])
+def test_a_table_that_has_grown_since_the_run_is_refused(run, corpus, tmp_path, monkeypatch, path_holds, flags):
+    """Cut anew by the number of its rows, its test part would hold texts that the run was trained on."""
+    grown = tmp_path / "grown" / corpus.name
+    grown.parent.mkdir()
+    more = write_toy_corpus(tmp_path / "more.jsonl", count=4, seed=9)
+    grown.write_text(corpus.read_text().strip() + "\n" + more.read_text())
+    stored = run / "checkpoint" / "arguments.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"data": str(grown) if path_holds else corpus.name}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"texts are not those that .* was made with.* a file of another name"):
+        measure(run, "--data", grown, *flags)
+    renamed = shutil.copy(grown, tmp_path / "renamed.jsonl")
+    if not path_holds:
+        assert measure(run, "--data", renamed)["n"] == 164
+
+
+def test_of_a_runs_training_texts_no_more_are_measured_than_it_had(run, corpus):
+    as_if_made_with(run, {"train_size": 24})
+    assert measure(run, "--part", "train", "--eval_size", 40)["n"] == 24
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_text_is_judged_with_its_breaks_as_in_training(run, judged, keep, capsys):
+    as_if_made_with(run, {"keep_breaks": keep})
+    for text in ("lovely<br /><br />dull dull", "lovely\n\ndull dull"):
+        evaluate.main(["--model", str(run), "--precision", "fp32", "--text", text])
+    assert np.array_equal(judged[0], judged[1]) != keep
 
 
 def test_a_copy_of_the_file_that_the_run_was_trained_on_is_its_own_too(run, corpus, tmp_path):
@@ -434,8 +469,7 @@ def test_calibration_is_fitted_on_validation_and_leaves_the_accuracy(run, judged
     ]
     corpus = tmp_path / "noisy.jsonl"
     corpus.write_text("\n".join(map(json.dumps, labelled)))
-    stored = run / "checkpoint" / "arguments.json"
-    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"data": str(corpus)}))
+    as_if_made_with(run, {"data": str(corpus)})
     plain = measure(run)
     judged.clear()
     assert measure(run, "--calibrate") == plain

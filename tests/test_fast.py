@@ -212,5 +212,5 @@ def test_in_bf16_a_norms_gradients_count_every_token():
     norm(x).backward(upstream.bfloat16())
     exact(whole).backward(upstream.double())
     close(norm(x).double(), exact(whole), 0.05)
-    for ours, theirs in zip((x, *norm.parameters()), (whole, *exact.parameters()), strict=True):
-        assert (ours.grad - theirs.grad).norm() < 0.01 * theirs.grad.norm()
+    for found, expected in zip((x, *norm.parameters()), (whole, *exact.parameters()), strict=True):
+        assert (found.grad - expected.grad).norm() < 0.01 * expected.grad.norm()

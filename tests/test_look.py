@@ -128,10 +128,25 @@ def test_a_temperature_near_zero_gives_confidence_one_and_no_error(finished, tmp
 def test_a_record_that_no_run_wrote_is_refused(finished, tmp_path, arguments):
     run = Path(shutil.copytree(finished.directory, tmp_path / "run"))
     (run / "run.json").write_text(json.dumps({"arguments": arguments}))
+    shutil.rmtree(run / "checkpoint")
     with pytest.raises(
         UserError, match=r"run\.json: (max_length is .* and truncation .*, which no run writes|arguments is .*an object)"
     ):
         Reader.from_pretrained(str(run))
+
+
+def test_a_run_that_is_being_extended_is_read_as_it_was_trained(finished, tmp_path):
+    run = Path(shutil.copytree(finished.directory, tmp_path / "run"))
+    (run / "run.json").unlink()  # as --resume does when it begins
+    reader = Reader.from_pretrained(str(run))
+    assert (reader.max_length, reader.truncation) == (48, "head-tail")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_breaks_are_read_as_in_training(reader, keep):
+    reader = dataclasses.replace(reader, keep_breaks=keep)
+    broken, whole = (reader.look(text) for text in ("lovely<br />dull", "lovely\ndull"))
+    assert (broken["decision"] == whole["decision"]) != keep and (broken["text"] == whole["text"]) != keep
 
 
 def test_length_and_truncation_are_the_runs(reader):
@@ -476,7 +491,7 @@ def test_the_page_shows_verdict_words_layers_and_heads(chrome, show):
     )
     assert "toward0" in colours["Dull"] and "toward1" in colours["lovely"]  # the toy task taught it so
     assert texts(chrome, "#top0 th")[0] in ("Dull", "clumsy") and len(texts(chrome, "#top1 th")) >= 3
-    assert texts(chrome, "#layers tbody th, #layers table > tr th") == ["Embeddings", "Block 1", "Block 2"]
+    assert texts(chrome, "#blocks tbody th, #blocks table > tr th") == ["Embeddings", "Block 1", "Block 2"]
     assert len(texts(chrome, "#attention .grid [role=option]")) == 2 * 4
     pieces = texts(chrome, "#attention .text [role=option]")
     assert (pieces[0], pieces[-1], len(pieces)) == ("[CLS]", "[SEP]", len(data["pieces"]))
@@ -518,7 +533,7 @@ def test_needle_layers_and_sum_say_how_positive_the_decision_is(chrome, show, te
         return chrome.run(f"(({{ x, width }}) => x + width / 2)(document.querySelector('{selector}').getBoundingClientRect())")
 
     assert (middle("#needle") > middle(".scale")) == (data["decision"] > 0) == text.startswith("lovely")
-    found = list(map(number, texts(chrome, "#layers td.number")))
+    found = list(map(number, texts(chrome, "#blocks td.number")))
     for log_odds, said, share in zip(data["decisions"], found[::2], found[1::2], strict=True):
         assert said == pytest.approx(log_odds, abs=0.006) and share == percent(log_odds)
     assert number(texts(chrome, "#sum dd")[4]) == percent(data["decision"])
@@ -569,16 +584,16 @@ def test_everything_can_be_reached_and_chosen_with_the_keyboard_alone(chrome, sh
     assert focused(chrome).startswith("!,")
 
     chrome.press("Tab")
-    assert focused(chrome) == "Layer 2, head 1"
+    assert focused(chrome) == "Block 2, head 1"
     chrome.press("Right", "Right", "Up")
-    assert focused(chrome) == "Layer 1, head 3"
+    assert focused(chrome) == "Block 1, head 3"
     assert chrome.run("document.querySelectorAll('#attention .grid [aria-selected=true]').length") == 1
     chrome.press("Tab")
     assert focused(chrome) == "[CLS]"
     chrome.press("Right", "Right")
     assert focused(chrome) == "dull"
     said = texts(chrome, "#attention .detail")[0]
-    assert said.startswith("Layer 1, head 3: dull looks most at")
+    assert said.startswith("Block 1, head 3: dull looks most at")
     shown = re.findall(r"(\S+) ([<>]? ?[\d.]+)\xa0%", said.partition(" at")[2])
     for (name, percent), (expected, weight) in zip(shown, told(data, 0, 2, 2), strict=True):
         assert name == expected and float(percent.strip("<> ")) == pytest.approx(100 * weight, abs=0.6)
@@ -592,8 +607,8 @@ def test_a_word_a_head_and_a_row_can_be_chosen_with_the_mouse(chrome, show):
     show(REVIEW)
     chrome.click("#words [role=option]:nth-of-type(2)")
     assert texts(chrome, "#words .detail")[0].startswith("Dull ")
-    chrome.click("#attention .grid [title='Layer 1, head 4']")
-    assert texts(chrome, "#attention .detail")[0].startswith("Layer 1, head 4: [CLS]")
+    chrome.click("#attention .grid [title='Block 1, head 4']")
+    assert texts(chrome, "#attention .detail")[0].startswith("Block 1, head 4: [CLS]")
     chrome.click("#attention .whole canvas")  # its middle
     middle = chrome.run(
         "[...document.querySelectorAll('#attention .text [role=option]')].findIndex((e) => e.ariaSelected === 'true')"

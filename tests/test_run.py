@@ -31,6 +31,7 @@ import train_cls
 from data.batches import tokenise
 from data.sources import load
 from distilbert import DistilBertForMaskedLM, DistilBertForSequenceClassification, Tokenizer, cli, curves, files
+from distilbert.arguments import TrainingArguments
 from distilbert.card import model_card
 from distilbert.curves import draw_curves
 from distilbert.directory import without_paths
@@ -955,11 +956,19 @@ def test_of_gpus_the_record_and_the_card_name_the_one_that_was_used(finished, mo
 def test_sums_that_a_macs_gpu_may_get_wrong_are_warned_of(tmp_path, capsys, device, batch_size, kind, terms):
     DistilBertForMaskedLM(our_config(vocab_size=40_000, max_position_embeddings=512)).save_pretrained(tmp_path)
     Tokenizer.from_texts(["a film"]).save_pretrained(tmp_path)
-    given = SimpleNamespace(model=str(tmp_path), device=device, batch_size=batch_size, max_length=512, dropout=None)
-    starting_point(kind, given, [])
+    given = {"model": str(tmp_path), "device": device, "batch_size": batch_size, "max_length": 512}
+    starting_point(kind, TrainingArguments(precision="fp32", **given), [])
     said = capsys.readouterr().err
     assert (f"--device mps: a gradient here is a product over up to {terms} terms" in said) == bool(terms)
     assert ("--device mps" in said) == bool(terms)
+
+
+@pytest.mark.parametrize(("precision", "steps", "refused"), [("bf16", 65, True), ("bf16", 64, False), ("fp32", 65, False)])
+def test_more_batches_a_step_than_bf16_gradients_can_add_up_are_refused(precision, steps, refused):
+    given = TrainingArguments(model="scratch-tiny", precision=precision, gradient_accumulation_steps=steps)
+    expected = pytest.raises(UserError, match=r"--gradient_accumulation_steps 65: .* use 64 at most, or --precision fp32")
+    with expected if refused else contextlib.nullcontext():
+        starting_point(DistilBertForSequenceClassification, given, ["a film"])
 
 
 def test_a_fresh_progress_is_all_zeros():
