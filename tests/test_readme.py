@@ -217,7 +217,7 @@ def test_what_it_says_of_the_whole_of_imdb_is_in_its_record():
     minutes = [round(record["seconds"] / 60) for record in records]
     assert f"{said.replace('0.', '.')}(in fp32, {min(minutes)} to {max(minutes)} minutes each on two cores;" in SAID
     assert {(record["arguments"]["precision"], record["machine"]["threads"]) for record in records} == {("fp32", 2)}
-    told = {"plain": r"in fp32 on \*plain\*", "384tok": "on texts of up to 384 tokens", "adapted": r"on the \*longer\* encoder"}
+    told = {"plain": r"in fp32 on \*plain\*", "384tok": "on texts of up to 384 tokens", "longer": r"on the \*longer\* encoder"}
     for kind, how in told.items():
         record = json.loads((ROOT / "results" / f"imdb-{kind}-seed0.json").read_text())
         minutes, accuracy = re.search(rf"epoch of (\d+) minutes {how} judges (\.\d+) of the official", RESULTS_SAID).groups()
@@ -315,7 +315,7 @@ def test_what_it_says_of_its_errors_is_in_the_record():
 
 
 def test_what_adaptation_does_with_all_labels_is_counted_from_both_records():
-    records = [json.loads((ROOT / "results" / f"imdb-{kind}-seed0.json").read_text()) for kind in ("plain", "adapted")]
+    records = [json.loads((ROOT / "results" / f"imdb-{kind}-seed0.json").read_text()) for kind in ("plain", "longer")]
     matrices = [record["metrics"]["test"]["confusion_matrix"] for record in records]
     plain, adapted = (matrix[0][1] + matrix[1][0] for matrix in matrices)
     counts = rf"are {plain:,} and, on \*longer\*, {adapted:,}:\s{1 - adapted / plain:.1%} fewer"
