@@ -108,6 +108,13 @@ MUTATIONS = [
         "model::no_two_of_300_dropouts_share_more_of_what_they_drop_than_chance",
     ),
     Mutation(
+        "grown-table-measured",
+        "evaluate.py",
+        "        check_unchanged(parts, directory, data)\n",
+        "        pass\n",
+        "evaluate::a_table_that_has_grown_since_the_run_is_refused",
+    ),
+    Mutation(
         "norm-by-torchs-kernel",
         "distilbert/fast.py",
         "or x.dtype != torch.bfloat16:",
@@ -652,8 +659,8 @@ MUTATIONS = [
     Mutation(
         "breaks-stay-and-are-measured-away",
         "evaluate.py",
-        'own.get("keep_breaks", False), whole_tables',
-        "False, whole_tables",
+        'keep_breaks = own.get("keep_breaks", False)',
+        "keep_breaks = False",
         "evaluate::a_run_that_kept_breaks_is_measured_with_them",
     ),
     Mutation(
