@@ -233,7 +233,7 @@ def with_384_tokens() -> list[dict]:
 
 def test_the_seeds_it_tells_of_384_tokens_are_all_that_have_a_record():
     tests = with_384_tokens()
-    said = r"on \*plain\* with 384 tokens three seeds reach (.+?) and (.+?), in the mean (.+?), and ROC-AUCs of (.+?) and (.+?),"
+    said = r"\*plain\* with 384 tokens three seeds reach (.+?) and (.+?), in the mean (.+?), and ROC-AUCs of (.+?) and (.+?),"
     first, last, mean, *aucs = re.search(said, RESULTS_SAID).groups()
     figures = [f"{test['accuracy']:.4f}"[1:] for test in tests], [f"{test['roc_auc']:.4f}"[1:] for test in tests]
     assert ([*first.split(", "), last], [*aucs[0].split(", "), aucs[1]]) == figures
