@@ -81,8 +81,8 @@ def infer_reviews(reviews: str | list[str], model: nn.Module, tokenizer, batch_s
     """Judges one review or a list -> (class, label, confidence), or a list of such tuples, in order.
 
     `tokenizer`: ours or one of transformers'. Texts are cut to `max_length` tokens, or to the model's positions if fewer.
-    They are read as they stand: replace IMDb's "<br />" by line feeds first, as training does. An empty text is judged, too, but
-    that means nothing: leave it out.
+    They are read as they stand: replace IMDb's "<br />" by line feeds first, as training does. An empty text is judged, too,
+    but that means nothing: leave it out.
     Raises `UserError` for a model loaded without a trained head and for a tokenizer with more pieces than the model knows.
     """
     if getattr(model, "head_is_fresh", False):
