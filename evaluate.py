@@ -41,7 +41,7 @@ import numpy as np
 from data.batches import tokenise
 from data.cls import truncate
 from data.formats import LABELS, with_line_breaks
-from data.sources import Part, check_classes, load, prepare
+from data.sources import Part, check_classes, is_imdb, load, prepare
 from distilbert.calibration import LEAST, MOST, fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.directory import trained_with
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     sizes = {"train_size": same.get("train_size"), "eval_size": same.get("eval_size")}
     cut = {"keep_duplicates": same.get("keep_duplicates", True), "seed": own.get("seed", 0)}
     parts, _ = prepare(whole, **cut, **sizes)
-    if on_own and split == own.get("split", split):
+    if on_own and (split == own.get("split", split) or not is_imdb(data)):  # tables know no --split
         check_unchanged(parts, directory, data)
     if args.eval_size:  # of train no more than the run had
         sizes = {"train_size": min(args.eval_size, sizes["train_size"] or args.eval_size), "eval_size": args.eval_size}

@@ -166,9 +166,9 @@ def check_classes(parts: Parts, names: tuple[str, ...], data: str) -> Parts:
     """The parts of these names. Raises `UserError` when one is missing, or has an unlabelled text or too few of a class."""
     for name in names:
         if name not in parts:
-            it_has = f", only {', '.join(parts)}; a table names its parts in a column split"
-            hint = "; try train_mlm.py or evaluate.py" if len(names) > 1 else it_has
-            raise UserError(f"--data {data}: has no {name} part{hint}")
+            it_has = f"only {', '.join(parts)}; a table names its parts in a column split"
+            hint = "try train_mlm.py or evaluate.py" if name == "train" and len(names) > 1 else it_has
+            raise UserError(f"--data {data}: has no {name} part; {hint}")
         labels = parts[name].labels
         if (labels == UNLABELLED).any():
             where = parts[name].names[int((labels == UNLABELLED).argmax())]

@@ -23,7 +23,7 @@ def same_data(given: str, trained_on: str) -> bool:
 
 
 def check_unchanged(parts: Parts, directory: Path, data: str) -> None:
-    """Raises `UserError` unless the run's record says that it was made with these very parts.
+    """Raises `UserError` when the run's record says that its texts were others; one that is missing or does not say passes.
 
     A table without a column split is cut by the number of its rows: with a few more, most of what is test now was trained on.
     """
@@ -33,7 +33,7 @@ def check_unchanged(parts: Parts, directory: Path, data: str) -> None:
     if isinstance(known, dict) and known.get("fingerprint", texts) != texts:
         raise UserError(
             f"--data {data}: its texts are not those that {directory} was made with, so some it learnt from may pass for test; "
-            "give new texts as a file of another name, where all rows are test"
+            "measure new texts as a table of another name; without a column split all its rows are test"
         )
 
 

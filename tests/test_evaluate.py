@@ -22,6 +22,7 @@ from distilbert import DistilBertForSequenceClassification, DistilBertModel, Tok
 from distilbert.calibration import fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
+from distilbert.files import fingerprint
 from distilbert.logits import predict_logits
 from distilbert.metrics import softmax, wilson_interval
 from distilbert.mistakes import NEGATION
@@ -240,7 +241,7 @@ def test_half_a_character_is_refused(run):
 
 
 def test_a_calibration_without_a_validation_part_is_refused_before_anything_is_judged(run, other, judged):
-    with pytest.raises(UserError, match=r"other\.films\.jsonl: has no validation part, only test; .* column split"):
+    with pytest.raises(UserError, match=r"other\.films\.jsonl: has no validation part; only test; .* column split"):
         measure(run, "--data", other, "--calibrate")
     assert judged == [] and not (run / "calibration.json").exists()
 
@@ -298,6 +299,19 @@ def test_another_split_is_refused_where_it_holds_out_what_the_run_was_trained_or
 def test_another_split_is_measured_where_it_holds_out_what_the_run_has_not_seen(run, made, asked, flags, n):
     made_on_imdb(run, made)
     assert measure(run, "--split", asked, *flags)["n"] == n
+
+
+def test_imdb_is_looked_at_for_changes_by_the_runs_own_split(run):
+    archive = made_on_imdb(run, "official")
+    record = json.loads((run / "run.json").read_text())
+    parts, _ = prepare(load(str(archive)))
+    record["data"]["fingerprint"] = fingerprint(text for name in ("train", "validation", "test") for text in parts[name].texts)
+    (run / "run.json").write_text(json.dumps(record))
+    assert [measure(run)["n"], measure(run, "--split", "seed-a")["n"]] == [40, 32]
+    record["data"]["fingerprint"] = "of other texts"
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="texts are not those"):
+        measure(run)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +384,9 @@ def test_a_file_of_the_runs_name_is_its_own_where_the_path_it_was_trained_by_doe
     assert measure(run, "--data", corpus)["n"] == 160
 
 
-@pytest.mark.parametrize("flags", [(), ("--calibrate",), ("--part", "train"), ("--eval_size", 6)], ids=str)
+@pytest.mark.parametrize(
+    "flags", [(), ("--calibrate",), ("--part", "train"), ("--eval_size", 6), ("--split", "seed-b")], ids=str
+)
 @pytest.mark.parametrize("path_holds", [True, False])
 def test_a_table_that_has_grown_since_the_run_is_refused(run, corpus, tmp_path, monkeypatch, path_holds, flags):
     """Cut anew by the number of its rows, its test part would hold texts that the run was trained on."""
@@ -381,7 +397,7 @@ def test_a_table_that_has_grown_since_the_run_is_refused(run, corpus, tmp_path, 
     stored = run / "checkpoint" / "arguments.json"
     stored.write_text(json.dumps(json.loads(stored.read_text()) | {"data": str(grown) if path_holds else corpus.name}))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"texts are not those that .* was made with.* a file of another name"):
+    with pytest.raises(UserError, match=r"texts are not those that .* was made with.* a table of another name"):
         measure(run, "--data", grown, *flags)
     renamed = shutil.copy(grown, tmp_path / "renamed.jsonl")
     if not path_holds:

@@ -143,8 +143,11 @@ def test_a_run_that_is_being_extended_is_read_as_it_was_trained(finished, tmp_pa
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_breaks_are_read_as_in_training(reader, keep):
-    reader = dataclasses.replace(reader, keep_breaks=keep)
+def test_breaks_are_read_as_in_training(finished, tmp_path, keep):
+    run = Path(shutil.copytree(finished.directory, tmp_path / "run"))
+    stored = run / "checkpoint" / "arguments.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"keep_breaks": keep}))
+    reader = Reader.from_pretrained(str(run))
     broken, whole = (reader.look(text) for text in ("lovely<br />dull", "lovely\ndull"))
     assert (broken["decision"] == whole["decision"]) != keep and (broken["text"] == whole["text"]) != keep
 
