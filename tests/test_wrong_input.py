@@ -142,7 +142,7 @@ TEXTS = {  # a file's name, its content, what must be said besides its name
     "too few texts": ("films.jsonl", lines(*GOOD[:6]), "part is empty"),
     "one class in validation": ("films.jsonl", in_parts({"train": BALANCED, "validation": [0, 0, 1], "test": BALANCED}),
                                 "validation has 1 texts of class 1, expected at least two of each; a table without a column"),
-    "no test part": ("films.jsonl", in_parts({"train": BALANCED, "validation": BALANCED}), "test part; only train, validation;"),
+    "no test part": ("films.jsonl", in_parts({"train": BALANCED, "validation": BALANCED}), "test part; only train, validation"),
     "an unknown part": ("films.jsonl", in_parts({"train": BALANCED, "dev": BALANCED}), "'dev', expected train, validation"),
     "a part for some only": ("films.jsonl", in_parts({"train": BALANCED, "": BALANCED}), "expected train, validation or test"),
     "not UTF-8": ("films.csv", "text,label\ncafé,1\n".encode("latin-1"), "byte 14 is not UTF-8"),
