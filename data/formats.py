@@ -185,7 +185,7 @@ def text_rows(path: Path) -> Iterator[tuple[str, int, str]]:
             yield line.strip("\r"), UNLABELLED, f"line {number}"
 
 
-def with_line_breaks(text: str, keep_breaks: bool = False) -> str:
+def with_line_breaks(text: str, keep_breaks: bool) -> str:
     """IMDb's reviews have "<br />" where a line ends; unless it is to be kept, a line feed stands there instead."""
     return text if keep_breaks else text.replace("<br />", "\n")
 
