@@ -36,6 +36,12 @@ def test_it_is_torch_s_for_any_heads_and_padding():
         torch.testing.assert_close(attention(q, k, v, real, heads), expected.transpose(1, 2).flatten(2))
 
 
+def test_padding_gets_nothing_however_little_the_words_get():
+    q, k, v = torch.full((1, 4, 6), 10.0), torch.full((1, 4, 6), -10.0), torch.ones(1, 4, 6)  # words score -141 in each head
+    k[:, 2:], v[:, 2:] = 0.0, -100.0
+    assert torch.equal(attention(q, k, v, torch.tensor([[1, 1, 0, 0]]), heads=3)[:, :2], torch.ones(1, 2, 6))
+
+
 def test_what_stands_in_the_padding_changes_nothing():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 4, 6)

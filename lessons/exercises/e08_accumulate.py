@@ -42,3 +42,7 @@ def test_batches_of_unequal_size():
 
 def test_batches_with_unequal_numbers_of_labels():
     compare([2, 4], torch.tensor([0, IGNORED, 1, 2, IGNORED, IGNORED]))
+
+
+def test_a_step_without_any_label():
+    compare([1], torch.tensor([IGNORED, IGNORED]))

@@ -31,6 +31,11 @@ def test_what_would_convince():
     assert abs(paired_p(*verdicts(170, 0, 11, 19)) - 2 / 2**11) < 1e-12
 
 
+def test_errors_of_two_kinds_are_both_errors():
+    labels = np.zeros(8, dtype=int)
+    assert paired_p(labels + 1, labels + 2, labels) == 1.0, "of three classes: both are wrong, each in its own way"
+
+
 def test_nothing_to_tell_them_apart():
     assert paired_p(*verdicts(90, 0, 0, 10)) == 1.0
     assert paired_p(*verdicts(80, 5, 5, 10)) == 1.0

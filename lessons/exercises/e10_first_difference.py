@@ -8,7 +8,8 @@ from distilbert.model import DistilBertModel
 
 
 def first_difference(a: nn.Module, b: nn.Module, ids: Tensor) -> str | None:
-    """The name (as in named_modules) of the first module, in the order of computation, whose outputs differ by over 1e-5.
+    """The name (as in named_modules) of the first module, in the order of computation, whose outputs differ by over 1e-5;
+    NaN differs from everything.
 
     Only modules without modules inside them count; None if there is none such. Both models have modules of the same names,
     and are as they were before when you are done. (Look up nn.Module.register_forward_hook.)
@@ -44,6 +45,13 @@ def test_the_culprit_is_named_and_not_its_victims():
         with torch.no_grad():
             b.get_submodule(culprit).weight[:] += 0.1 * torch.randn(b.get_submodule(culprit).weight.shape)
         assert first_difference(a, b, IDS) == culprit
+
+
+def test_a_culprit_that_is_no_number_is_named_too():
+    a, b = twins()
+    with torch.no_grad():
+        b.blocks[1].feed_forward.expand.weight.fill_(float("nan"))
+    assert first_difference(a, b, IDS) == "blocks.1.feed_forward.expand"
 
 
 def test_the_order_is_that_of_computation_not_of_construction():

@@ -1,5 +1,7 @@
 """Lesson 10, exercise 1: a safetensors file, by its bytes."""
 
+import json
+
 import numpy as np
 import safetensors.numpy
 
@@ -31,6 +33,15 @@ def test_every_tensor_arrives():
     for name, tensor in TENSORS.items():
         np.testing.assert_array_equal(found[name], tensor)
         assert found[name].dtype == tensor.dtype
+
+
+def test_where_a_tensor_lies_is_what_its_offsets_say_and_not_its_place_in_the_header():
+    entries = {
+        name: {"dtype": "F32", "shape": [2], "data_offsets": offsets} for name, offsets in (("b", [8, 16]), ("a", [0, 8]))
+    }
+    header = json.dumps(entries).encode()
+    found = read(len(header).to_bytes(8, "little") + header + np.arange(4, dtype=np.float32).tobytes())
+    assert found["a"].tolist() == [0, 1] and found["b"].tolist() == [2, 3]
 
 
 def test_a_damaged_file_is_refused():

@@ -6,7 +6,8 @@ from torch import Tensor
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, graded: Tensor, T: float) -> Tensor:
-    """T² · KL(teacher's shares ‖ student's shares), both at temperature T, averaged over the graded positions.
+    """T² · KL(teacher's shares ‖ student's shares), both at temperature T, averaged over the graded positions
+    (here those that a mask names; the authors' commands take all of a text).
 
     KL(q ‖ p) = Σ q·(ln q - ln p), over the vocabulary.
 
