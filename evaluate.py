@@ -48,7 +48,7 @@ from distilbert.directory import trained_with
 from distilbert.errors import UserError
 from distilbert.fast import tune_process
 from distilbert.files import bare_name, write_json
-from distilbert.held_out import check_unchanged, same_data, split_of
+from distilbert.held_out import check_unchanged, leave_out_known, same_data, split_of
 from distilbert.hub import locate
 from distilbert.logits import predict_logits
 from distilbert.metrics import classification_metrics, reliability, softmax
@@ -100,9 +100,11 @@ def main(argv: list[str] | None = None) -> None:
     parts, _ = prepare(whole, **cut, **sizes)
     if on_own and (split == own.get("split", split) or not is_imdb(data)):  # tables know no --split
         check_unchanged(parts, directory, data)
+    elif not on_own:
+        parts = leave_out_known(parts, directory, data)
     if args.eval_size:  # of train no more than the run had
         sizes = {"train_size": min(args.eval_size, sizes["train_size"] or args.eval_size), "eval_size": args.eval_size}
-        parts, _ = prepare(whole, **cut, **sizes)
+        parts, _ = prepare(whole if on_own else parts, **cut, **sizes)
     if args.calibrate:
         check_classes(parts, ("validation",), data)  # before the minutes that judging takes
 

@@ -190,6 +190,11 @@ def with_line_breaks(text: str, keep_breaks: bool) -> str:
     return text if keep_breaks else text.replace("<br />", "\n")
 
 
+def bare(text: str) -> str:
+    """Equal for two texts that a reader takes for one: capitals, and blanks at the ends, do not tell them apart."""
+    return text.strip().lower()
+
+
 def _decode(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8-sig")

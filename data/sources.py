@@ -11,7 +11,7 @@ import torch
 from distilbert.errors import UserError
 from distilbert.files import cache_directory, download, remembered
 
-from .formats import IMDB, SST2, UNLABELLED, check_order, imdb_reviews, sst2_rows, table_rows, text_rows, with_line_breaks
+from .formats import IMDB, SST2, UNLABELLED, bare, check_order, imdb_reviews, sst2_rows, table_rows, text_rows, with_line_breaks
 
 IMDB_SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 SST2_MD5 = "9f81648d4199384278b86e315dac217c"
@@ -149,10 +149,10 @@ def prepare(parts: Parts, keep_duplicates=False, train_size=None, eval_size=None
     A text of train that is also in validation or test would be measured as if it were new. Raises `UserError` if none is left.
     train_size; eval_size, of validation and of test each: so many texts, classes in proportion (None: all). data: its name.
     """
-    held_out = {text for name in ("validation", "test") if name in parts for text in parts[name].texts}
+    held_out = {bare(text) for name in ("validation", "test") if name in parts for text in parts[name].texts}
     kept, dropped = dict(parts), 0
     if "train" in parts and not keep_duplicates:
-        kept["train"] = parts["train"].take(i for i, text in enumerate(parts["train"].texts) if text not in held_out)
+        kept["train"] = parts["train"].take(i for i, text in enumerate(parts["train"].texts) if bare(text) not in held_out)
         dropped = len(parts["train"]) - len(kept["train"])
         if not len(kept["train"]):
             raise UserError(f"--data {data}: every text to train on stands in validation or test; --keep_duplicates keeps it")

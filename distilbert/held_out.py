@@ -1,12 +1,19 @@
 """Texts that a run was trained or chosen on must not pass for held-out ones when it is measured."""
 
+import hashlib
+import io
 import os
 from pathlib import Path
 
+import numpy as np
+
+from data.formats import bare
 from data.sources import Parts, is_imdb
 
 from .errors import UserError
-from .files import checksum, fingerprint, read_json
+from .files import checksum, fingerprint, read_json, write_atomically
+
+PARTS = ("train", "validation", "test")
 
 
 def same_data(given: str, trained_on: str) -> bool:
@@ -23,18 +30,58 @@ def same_data(given: str, trained_on: str) -> bool:
 
 
 def check_unchanged(parts: Parts, directory: Path, data: str) -> None:
-    """Raises `UserError` when the run's record says that its texts were others; one that is missing or does not say passes.
+    """Raises `UserError` when the run's record says that its texts, or their parts and labels, were others; one that is missing
+    or does not say passes.
 
     A table without a column split is cut by the number of its rows: with a few more, most of what is test now was trained on.
     """
     record = directory / "run.json"
     known = read_json(record).get("data") if record.exists() else None
-    texts = fingerprint(text for name in ("train", "validation", "test") if name in parts for text in parts[name].texts)
-    if isinstance(known, dict) and known.get("fingerprint", texts) != texts:
+    if isinstance(known, dict) and any(known.get(name, now) != now for name, now in fingerprints(parts).items()):
         raise UserError(
-            f"--data {data}: its texts are not those that {directory} was made with, so some it learnt from may pass for test; "
-            "measure new texts as a table of another name; without a column split all its rows are test"
+            f"--data {data}: its texts, or their parts or labels, are not those that {directory} was made with, so some it "
+            "learnt from may pass for test; measure new texts as a table of another name: without a column split all its rows "
+            "are test, but for those that the run knows"
         )
+
+
+def fingerprints(parts: Parts) -> dict[str, str]:
+    """Of the texts, and of which part and label each has: what `run.json` keeps to know them again."""
+    chosen = [(name, parts[name]) for name in PARTS if name in parts]
+    return {
+        "fingerprint": fingerprint(text for _, part in chosen for text in part.texts),
+        "labels_fingerprint": fingerprint(f"{name} {label}" for name, part in chosen for label in part.labels),
+    }
+
+
+def write_known(parts: Parts, directory: Path) -> None:
+    """known.npy: a number for each text that the run was trained or chosen on. It gives no text away."""
+    content = io.BytesIO()
+    np.save(content, np.array([number for name in PARTS[:2] for number in _numbers(parts[name].texts)], dtype=np.uint64))
+    write_atomically(directory / "known.npy", lambda temporary: temporary.write_bytes(content.getbuffer()))
+
+
+def leave_out_known(parts: Parts, directory: Path, data: str) -> Parts:
+    """Other data's parts without the texts that the run was trained or chosen on, as far as it left a known.npy; says how many.
+
+    Raises `UserError` for a broken one.
+    """
+    path, kept = directory / "known.npy", {}
+    if not path.exists():
+        return parts
+    try:
+        known = set(np.load(path, allow_pickle=False).tolist())
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not readable ({error}); remove it, to measure without it") from None
+    for name in (name for name in PARTS if name in parts):
+        kept[name] = parts[name].take(i for i, number in enumerate(_numbers(parts[name].texts)) if number not in known)
+        if dropped := len(parts[name]) - len(kept[name]):
+            print(f"{data}: {dropped} of {len(parts[name])} texts ({name}) left out: {directory} was trained or chosen on them")
+    return kept
+
+
+def _numbers(texts: list[str]) -> list[int]:
+    return [int.from_bytes(hashlib.sha256(bare(text).encode()).digest()[:8], "little") for text in texts]
 
 
 def split_of(args, own: dict, data: str) -> str:

@@ -26,6 +26,7 @@ from .distributed import Workers
 from .errors import UserError
 from .fast import tune_process
 from .files import fingerprint, read_json, write_json, write_text
+from .held_out import fingerprints, write_known
 from .log import Log, Progress
 from .optim import AdamW
 from .precision import Precision
@@ -158,8 +159,7 @@ class Run(Log):
         """Says what is about to be trained on. Raises `UserError` when a resumed run would go on with other texts, or with
         another tokenizer (`identity`: what stands for it), to which the weights' ids mean nothing.
         """
-        texts = fingerprint(text for part in parts.values() for text in part.texts)
-        labels = fingerprint(f"{name} {label}" for name, part in parts.items() for label in part.labels)
+        texts, labels = fingerprints(parts).values()
         pieces, p, args = fingerprint([identity]), self.progress, self.arguments
         if p.step and (p.fingerprint, p.labels_fingerprint) != (texts, labels):
             raise UserError(f"--resume: the texts or labels of --data {args.data} have changed; use another --output_dir")
@@ -230,7 +230,7 @@ class Run(Log):
             "machine": machine(self.arguments.device),
             "revision": p.revision,
             "data": {name: len(part) for name, part in parts.items()}
-            | {"dropped_duplicates": dropped, "fingerprint": p.fingerprint},
+            | {"dropped_duplicates": dropped, "fingerprint": p.fingerprint, "labels_fingerprint": p.labels_fingerprint},
             "steps": p.step,
             "epochs": p.epoch,
             "best_step": p.best["step"],
@@ -238,5 +238,7 @@ class Run(Log):
             "seconds": round(p.seconds, 1),
             "peak_memory_bytes": memory,
         }
+        if "accuracy" in test:  # a classifier's, which evaluate.py measures
+            write_known(parts, self.directory)
         write_text(self.directory / "README.md", model_card(record, type(model).__name__))
         write_json(self.directory / "run.json", record)

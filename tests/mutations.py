@@ -115,6 +115,20 @@ MUTATIONS = [
         "evaluate::a_table_that_has_grown_since_the_run_is_refused",
     ),
     Mutation(
+        "known-texts-measured",
+        "evaluate.py",
+        "        parts = leave_out_known(parts, directory, data)\n",
+        "        pass\n",
+        "evaluate::of_another_table_the_texts_that_the_run_knows_are_left_out_and_counted",
+    ),
+    Mutation(
+        "moved-parts-measured",
+        "distilbert/held_out.py",
+        'f"{name} {label}" for',
+        'f"{label}" for',
+        "evaluate::texts_whose_parts_or_labels_have_changed_since_the_run_are_refused",
+    ),
+    Mutation(
         "norm-by-torchs-kernel",
         "distilbert/fast.py",
         "or x.dtype != torch.bfloat16:",
@@ -275,7 +289,7 @@ MUTATIONS = [
     Mutation(
         "leak-test-texts",
         "data/sources.py",
-        "if text not in held_out",
+        "if bare(text) not in held_out",
         "if text",
         "sources::a_training_text_that_is_held_out_too_is_dropped_and_counted",
     ),

@@ -75,7 +75,7 @@ def as_if_made_with(run: Path, changes: dict) -> None:
     stored, record = run / "checkpoint" / "arguments.json", run / "run.json"
     stored.write_text(json.dumps(json.loads(stored.read_text()) | changes))
     said = json.loads(record.read_text())
-    said["data"].pop("fingerprint", None)
+    said["data"] = {name: value for name, value in said["data"].items() if "fingerprint" not in name}
     record.write_text(json.dumps(said))
 
 
@@ -310,7 +310,7 @@ def test_imdb_is_looked_at_for_changes_by_the_runs_own_split(run):
     assert [measure(run)["n"], measure(run, "--split", "seed-a")["n"]] == [40, 32]
     record["data"]["fingerprint"] = "of other texts"
     (run / "run.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="texts are not those"):
+    with pytest.raises(UserError, match="are not those"):
         measure(run)
 
 
@@ -381,6 +381,8 @@ def test_a_file_of_the_runs_name_is_its_own_where_the_path_it_was_trained_by_doe
     monkeypatch.chdir(tmp_path)
     assert measure(run, "--data", corpus)["n"] == 16
     write_toy_corpus(tmp_path / corpus.name, count=40, seed=9)  # now it holds, and is another file
+    assert measure(run, "--data", corpus)["n"] == 16, "measured whole, but for what the run knows"
+    (run / "known.npy").unlink()
     assert measure(run, "--data", corpus)["n"] == 160
 
 
@@ -397,11 +399,61 @@ def test_a_table_that_has_grown_since_the_run_is_refused(run, corpus, tmp_path, 
     stored = run / "checkpoint" / "arguments.json"
     stored.write_text(json.dumps(json.loads(stored.read_text()) | {"data": str(grown) if path_holds else corpus.name}))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"texts are not those that .* was made with.* a table of another name"):
+    with pytest.raises(UserError, match=r"are not those that .* was made with.* a table of another name"):
         measure(run, "--data", grown, *flags)
-    renamed = shutil.copy(grown, tmp_path / "renamed.jsonl")
-    if not path_holds:
-        assert measure(run, "--data", renamed)["n"] == 164
+
+
+@pytest.mark.parametrize("flags", [(), ("--errors", 2), ("--eval_size", 12)], ids=str)
+def test_of_another_table_the_texts_that_the_run_knows_are_left_out_and_counted(run, corpus, tmp_path, capsys, flags):
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    rows = [row | {"text": f" {row['text'].upper()}\n"} for row in rows]  # which an uncased model can't tell from the others
+    more = write_toy_corpus(tmp_path / "more.jsonl", count=4, seed=9)
+    table = tmp_path / "another.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)) + "\n" + more.read_text())
+    assert measure(run, "--data", table, *flags)["n"] == (12 if "--eval_size" in flags else 20)  # 16 of its test, and 4 new
+    assert f"another.jsonl: 144 of 164 texts (test) left out: {run} was trained or chosen on them" in capsys.readouterr().out
+    assert measure(run, "--data", more)["n"] == 4 and "left out" not in capsys.readouterr().out
+
+
+def test_a_table_of_texts_that_the_run_knows_is_refused(run, corpus, tmp_path, capsys):
+    part = prepare(load(str(corpus)))[0]["train"]
+    table = tmp_path / "known.jsonl"
+    rows = [{"text": text, "label": int(label)} for text, label in zip(part.texts, part.labels, strict=True)]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match="test has 0 texts of class 0"):
+        measure(run, "--data", table)
+    assert "128 of 128 texts (test) left out" in capsys.readouterr().out
+
+
+def test_a_broken_list_of_known_texts_is_refused_and_gives_no_text_away(run, corpus, other):
+    words = set(re.findall(r"\w{4,}", corpus.read_text())) - {"text", "label"}
+    raw = (run / "known.npy").read_bytes()
+    assert len(np.load(run / "known.npy")) == 144 and not any(word.encode() in raw for word in words)
+    for broken in (b"", raw[:-1], b"\x93NUMPY nonsense"):
+        (run / "known.npy").write_bytes(broken)
+        with pytest.raises(UserError, match=r"known\.npy: not readable"):
+            measure(run, "--data", other)
+
+
+@pytest.mark.parametrize("what", ["parts", "labels"])
+def test_texts_whose_parts_or_labels_have_changed_since_the_run_are_refused(run, corpus, tmp_path, monkeypatch, what):
+    parts, _ = prepare(load(str(corpus)))
+    rows = [
+        {"text": text, "label": int(label), "split": name}
+        for name in ("train", "validation", "test")
+        for text, label in zip(parts[name].texts, parts[name].labels, strict=True)
+    ]
+    table = tmp_path / corpus.name
+    monkeypatch.chdir(tmp_path)
+    stored = run / "checkpoint" / "arguments.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"data": corpus.name}))
+    table.write_text("\n".join(map(json.dumps, rows)))
+    assert measure(run)["n"] == 16
+    for row in rows[100:144] if what == "parts" else rows[-3:]:
+        row |= {"split": "test"} if what == "parts" else {"label": 1 - row["label"]}
+    table.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match="its texts, or their parts or labels, are not those"):
+        measure(run)
 
 
 def test_of_a_runs_training_texts_no_more_are_measured_than_it_had(run, corpus):
@@ -422,7 +474,8 @@ def test_a_copy_of_the_file_that_the_run_was_trained_on_is_its_own_too(run, corp
     assert measure(run, "--data", copy)["n"] == 16
     content = Path(copy).read_bytes()
     Path(copy).write_bytes(content.replace(b'"text": "', b'"text": "A', 1).replace(b" ", b"", 1))  # as many bytes, but others
-    assert Path(copy).stat().st_size == corpus.stat().st_size and measure(run, "--data", copy)["n"] == 160
+    assert Path(copy).stat().st_size == corpus.stat().st_size
+    assert measure(run, "--data", copy)["n"] == 17, "another table: the text that was changed is new, 143 others are known"
 
 
 def test_length_and_truncation_are_the_runs_unless_given(run, judged, tmp_path):

@@ -299,6 +299,12 @@ def test_a_training_text_that_is_held_out_too_is_dropped_and_counted():
     assert len(parts["train"]) == 7  # what was handed in is as it was
 
 
+def test_a_text_that_differs_from_a_held_out_one_in_capitals_or_blanks_at_its_ends_is_dropped_too():
+    parts = {"train": part_of([" a gem.\n", "A GEM.", "A gem!", "A  gem."]), "test": part_of(["A gem."])}
+    kept, dropped = prepare(parts)
+    assert (kept["train"].texts, dropped) == (["A gem!", "A  gem."], 2)
+
+
 def test_a_train_that_is_all_held_out_is_refused_with_the_flag_that_keeps_it():
     parts = {"train": part_of(["in test", "in validation"])} | {name: leaking_parts()[name] for name in ("validation", "test")}
     with pytest.raises(
