@@ -29,7 +29,8 @@ SHA256 = {
     (MINILM, "model.safetensors"): "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
 FILES = ["config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
-FILES += ["tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+FILES += ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "added_tokens.json"]
+FILES += ["run.json", "known.npy", "calibration.json"]  # of a run of ours: how it reads, and what it has read
 SECONDS = 5  # a hub that does not answer within this is taken as absent
 
 

@@ -13,6 +13,7 @@ from .hub import locate
 
 OPTIONS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+BERTS = (None, "BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "DistilBertTokenizerFast")  # transformers' classes
 
 
 def readable(text: str) -> str:
@@ -20,6 +21,25 @@ def readable(text: str) -> str:
     if not encodable(text):
         raise UserError("the text is not readable: its bytes are not UTF-8")
     return text
+
+
+def check_vocabulary(pieces: list[str], said: dict, path: Path) -> None:
+    """Raises `UserError` where a list of pieces is not all that there is to BERT's WordPiece. `said`: tokenizer_config.json."""
+    remedy = "write a tokenizer.json there: transformers.AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+    if (kind := said.get("tokenizer_class")) not in BERTS:
+        raise UserError(f"{path}: is of a {kind}, which cuts texts in another way than BERT's; {remedy}")
+    added = said.get("added_tokens_decoder")
+    added = [token.get("content") for token in added.values() if isinstance(token, dict)] if isinstance(added, dict) else []
+    if (beside := path.with_name("added_tokens.json")).exists():
+        added += read_json(beside)
+    if others := [token for token in added if token not in SPECIAL_TOKENS]:
+        raise UserError(f"{path}: has no place for the added token {others[0]!r}; {remedy}")
+    capital = next((piece for piece in pieces if piece != piece.lower() and piece not in SPECIAL_TOKENS), None)
+    if capital and not isinstance(said.get("do_lower_case"), bool):
+        raise UserError(
+            f"{path}: has capitals, as in {capital!r}, and nothing says whether texts keep theirs; copy tokenizer_config.json "
+            'there, too, or write one that says {"do_lower_case": false}'
+        )
 
 
 class Tokenizer:
@@ -40,20 +60,27 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, model: str | Path) -> "Tokenizer":
-        """From tokenizer.json, or else vocab.txt, of whatever `--model` accepts. Raises `UserError` when neither is usable."""
+        """From tokenizer.json, or else vocab.txt, of whatever `--model` accepts, by the options in tokenizer_config.json there.
+
+        Raises `UserError` when neither file is usable, or a vocab.txt alone does not say how its pieces are to be used.
+        """
         directory = locate(str(model))
-        whole, words = directory / "tokenizer.json", directory / "vocab.txt"
+        whole, words, config = (directory / name for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"))
+        said = read_json(config) if config.exists() else {}
+        options = {ours: said[theirs] for theirs, ours in OPTIONS.items() if isinstance(said.get(theirs), bool)}
         try:
             if whole.exists():
-                tokenizer = cls(tokenizers.Tokenizer.from_file(str(whole)), str(whole))
+                backend = tokenizers.Tokenizer.from_file(str(whole))
+                berts = isinstance(backend.normalizer, tokenizers.normalizers.BertNormalizer)
+                for name, value in options.items() if berts and said.get("tokenizer_class") in BERTS else ():
+                    setattr(backend.normalizer, name, value)  # the configuration wins over the file, as in transformers
+                tokenizer = cls(backend, str(whole))
                 tokenizer.encode("ꙮ")  # a piece that hardly a vocabulary has: some files break only here
                 return tokenizer
             if words.exists():
                 # Not splitlines, which would also cut at pieces like U+2028 and shift every id after them.
                 pieces = words.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-                path = directory / "tokenizer_config.json"  # a list of pieces does not say whether it knows capitals
-                said = read_json(path) if path.exists() else {}
-                options = {ours: said[theirs] for theirs, ours in OPTIONS.items() if isinstance(said.get(theirs), bool)}
+                check_vocabulary(pieces, said, words)
                 return cls.from_vocabulary(pieces, str(words), **options)
         except UserError:
             raise
@@ -91,8 +118,11 @@ class Tokenizer:
 
     @property
     def continues(self) -> list[bool]:
-        """For each id, whether its piece continues a word ("##ing")."""
-        return [(self.backend.id_to_token(i) or "").startswith("##") for i in range(len(self))]
+        """For each id, whether its piece continues a word ("##ing"). Raises `UserError` where pieces do not show it."""
+        prefix = getattr(self.backend.model, "continuing_subword_prefix", None)
+        if not prefix:
+            raise UserError("--whole_word_masking: this tokenizer's pieces do not show which of them go on within a word")
+        return [(self.backend.id_to_token(i) or "").startswith(prefix) for i in range(len(self))]
 
     def encode(self, text: str, max_length: int | None = 512) -> list[int]:
         """Ids with [CLS] in front and [SEP] at the end; of what lies between, the end is cut to keep max_length in all."""

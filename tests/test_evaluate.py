@@ -1,5 +1,6 @@
 """evaluate.py: the run's own figures again, other data, calibration, errors, single texts."""
 
+import fnmatch
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 import evaluate
 from data.sources import load, prepare
-from distilbert import DistilBertForSequenceClassification, DistilBertModel, Tokenizer, infer_reviews
+from distilbert import DistilBertForSequenceClassification, DistilBertModel, Tokenizer, hub, infer_reviews
 from distilbert.calibration import fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
@@ -183,6 +184,19 @@ def test_a_run_without_its_checkpoints_is_read_as_it_was_trained(run, corpus, ju
     assert (judged[0] == judged[1]).all()
     (run / "run.json").write_text('{"arguments": 7}')
     refused("arguments is 7, expected an object", "--model", run)
+
+
+def test_a_run_that_was_put_on_the_hub_is_measured_as_it_was_trained(run, corpus, tmp_path, monkeypatch):
+    from_hub = tmp_path / "from-hub"
+    from_hub.mkdir()
+    for path in run.iterdir():
+        if any(fnmatch.fnmatch(path.name, pattern) for pattern in hub.FILES):
+            shutil.copy(path, from_hub)
+    found = [measure(place, "--data", corpus) for place in (run, from_hub)]
+    assert found[0] == found[1] and (found[1]["n"], found[1]["max_length"]) == (16, 48)
+    renamed = shutil.copy(corpus, tmp_path / "renamed.jsonl")
+    monkeypatch.chdir(tmp_path)
+    assert measure(from_hub, "--data", renamed)["n"] == 16
 
 
 def test_nothing_is_written_into_a_downloaded_model(run, other, monkeypatch):

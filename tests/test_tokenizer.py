@@ -124,7 +124,7 @@ def test_transformers_reads_the_rules_of_a_saved_tokenizer_too(tmp_path, case):
 @pytest.mark.parametrize("option", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
 def test_the_options_beside_a_vocabulary_file_are_obeyed_as_transformers_obeys_them(tmp_path, option):
     vocabulary_file(tmp_path, PIECES)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({option: False}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, option: False}))
     mine = Tokenizer.from_pretrained(tmp_path)
     assert mine.encode(FOREIGN) != Tokenizer.from_vocabulary(PIECES).encode(FOREIGN)
     assert mine.encode(FOREIGN) == transformers.BertTokenizer.from_pretrained(tmp_path, **{option: False})(FOREIGN)["input_ids"]
@@ -308,7 +308,64 @@ def test_a_cased_vocabulary_keeps_its_capitals_here_and_in_transformers(tmp_path
     ours.save_pretrained(tmp_path / "saved", 512)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")("Film film")["input_ids"] == [2, 5, 6, 3]
     (tmp_path / "tokenizer_config.json").unlink()
-    assert Tokenizer.from_pretrained(tmp_path).encode("Film film") == [2, 6, 6, 3]
+    with pytest.raises(
+        UserError, match=r"vocab\.txt: has capitals, as in 'Film', and nothing says .*copy tokenizer_config\.json"
+    ):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+TOKENIZER_CLASSES = ["BertTokenizer", "DistilBertTokenizerFast", None, "PreTrainedTokenizerFast"]
+
+
+@pytest.mark.parametrize("option", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+@pytest.mark.parametrize("kind", TOKENIZER_CLASSES)
+@pytest.mark.parametrize("in_config", [True, False])
+def test_the_options_beside_a_tokenizer_file_win_as_they_do_in_transformers(tmp_path, option, kind, in_config):
+    name = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
+    Tokenizer.from_vocabulary(PIECES, **{name[option]: not in_config}).backend.save(str(tmp_path / "tokenizer.json"))
+    said = {"do_lower_case": True, option: in_config} | ({"tokenizer_class": kind} if kind else {})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    (tmp_path / "config.json").write_text('{"model_type": "distilbert"}')
+    mine = Tokenizer.from_pretrained(tmp_path)
+    assert mine.encode(FOREIGN) == transformers.AutoTokenizer.from_pretrained(tmp_path)(FOREIGN)["input_ids"]
+    own = Tokenizer.from_vocabulary(PIECES, **{name[option]: in_config})
+    assert (mine.encode(FOREIGN) == own.encode(FOREIGN)) == (kind != "PreTrainedTokenizerFast")
+
+
+@pytest.mark.parametrize(
+    ("beside", "match"),
+    [
+        ({"tokenizer_config.json": {"tokenizer_class": "BertJapaneseTokenizer"}}, "is of a BertJapaneseTokenizer"),
+        (
+            {"tokenizer_config.json": {"added_tokens_decoder": {"6": {"content": "<br>"}}}},
+            "no place for the added token '<br>'",
+        ),
+        ({"added_tokens.json": {"[unused0]": 5}}, r"no place for the added token '\[unused0\]'"),
+    ],
+    ids=["another class", "added in the configuration", "added beside it"],
+)
+def test_a_vocabulary_file_that_is_not_all_of_its_tokenizer_is_refused(tmp_path, beside, match):
+    vocabulary_file(tmp_path, [*SPECIAL_TOKENS, "[unused0]", "film"])
+    added = {str(i): {"content": token} for i, token in enumerate(SPECIAL_TOKENS)}
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "added_tokens_decoder": added}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert Tokenizer.from_pretrained(tmp_path).encode("Film") == [2, 6, 3]
+    for name, content in beside.items():
+        (tmp_path / name).write_text(json.dumps(config | content if "config" in name else content))
+    with pytest.raises(UserError, match=match + r".*write a tokenizer\.json there"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_which_pieces_go_on_within_a_word_is_told_by_the_tokenizers_own_prefix(tmp_path):
+    model = tokenizers.models.WordPiece(
+        {piece: i for i, piece in enumerate([*SPECIAL_TOKENS, "film", "@@s", "##s"])},
+        unk_token="[UNK]",
+        continuing_subword_prefix="@@",
+    )
+    assert Tokenizer(tokenizers.Tokenizer(model)).continues == [False] * 6 + [True, False]
+    pair = tokenizers.models.BPE({piece: i for i, piece in enumerate([*SPECIAL_TOKENS, "film"])}, [], unk_token="[UNK]")
+    with pytest.raises(UserError, match=r"--whole_word_masking: .*do not show which of them go on within a word"):
+        assert Tokenizer(tokenizers.Tokenizer(pair)).continues
 
 
 @pytest.mark.parametrize("name", ["uncased", "cased", "none"])
