@@ -85,11 +85,15 @@ def main(argv: list[str] | None = None) -> None:
             scores = softmax(predict_logits(model, [ids], tokenizer.pad_id))[0]
         said = f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {' '.join(args.text.split())}"
         return print(printable(said))
-    called = model.config.id2label[0]
-    if LABELS.get(called.lower()) == 1:
+    called = list(model.config.id2label.values())
+    meant = [LABELS.get(name.strip().lower()) for name in called]
+    if meant[0] == 1 or meant[1] == 0:
         raise UserError(
-            f"--model {args.model} calls class 0 {called}, which is Negative in every label here; it judges --text only"
+            f"--model {args.model} calls class 0 {called[0]} and class 1 {called[1]}; in every label here 0 is Negative, 1 is "
+            "Positive, so it judges --text only"
         )
+    if None in meant:
+        print(printable(f"{args.model} calls its classes {called[0]} and {called[1]}: taken for Negative and Positive"))
 
     data = args.data or own.get("data", "sample")
     on_own = same_data(data, own.get("data", ""))

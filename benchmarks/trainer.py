@@ -33,6 +33,7 @@ from data.sources import load, prepare
 from distilbert.cli import user_errors
 from distilbert.errors import UserError
 from distilbert.files import read_json, write_json
+from distilbert.held_out import check_unchanged
 from distilbert.metrics import classification_metrics
 from distilbert.model import DistilBertModel
 from distilbert.start import machine
@@ -54,8 +55,12 @@ def main() -> None:
     for name, values in SAME.items():
         if getattr(args, name) not in values:
             raise UserError(f"{given.run}: a run with --{name} {getattr(args, name)} has no counterpart here")
+    done = read_json(given.run / "run.json")
+    if done.get("lengthened_at"):
+        raise UserError(f"{given.run}: a run that was lengthened has no counterpart here: its rate fell twice")
     parts = load(args.data, args.split, args.keep_breaks)
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed, args.data)
+    check_unchanged(parts, given.run, args.data)
 
     with tempfile.TemporaryDirectory() as folder:
         encoder = DistilBertModel.from_pretrained(args.model)
@@ -75,7 +80,7 @@ def main() -> None:
             args=TrainingArguments(
                 output_dir=folder,
                 seed=args.seed,
-                num_train_epochs=read_json(given.run / "run.json")["epochs"],
+                num_train_epochs=done["epochs"],
                 per_device_train_batch_size=args.batch_size,
                 per_device_eval_batch_size=args.eval_batch_size,
                 learning_rate=args.learning_rate,

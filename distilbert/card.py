@@ -34,6 +34,7 @@ def model_card(record: dict, architecture: str) -> str:
     only = "; the classifier there in float32 and to judge,\nnot to train further" if linear else ""
     where = record["machine"]["gpu"] or f"{record['machine']['processor']}, {record['machine']['threads']} threads"
     recipe = "\n".join(f"| {key} | {value} |" for key, value in arguments.items())
+    later = "".join(f", asked for more at step {step}" for step in record["lengthened_at"])
     sizes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data.items() if isinstance(value, int))
     return f"""---
 library_name: transformers
@@ -82,7 +83,7 @@ of its training texts, names and origins of people among them.
 |---|---|
 {recipe}
 
-{record["steps"]} steps, {record["epochs"]} whole epochs, {record["seconds"]:.0f} seconds of training
+{record["steps"]} steps{later}, {record["epochs"]} whole epochs, {record["seconds"]:.0f} seconds of training
 on {where};
 best step {record["best_step"]}; torch {record["versions"]["torch"]}.
 """

@@ -35,6 +35,7 @@ class Progress:
     labels_fingerprint: str = ""  # and of their labels, part by part
     tokenizer_fingerprint: str = ""
     revision: str = ""  # of the weights it started from
+    lengthened: list = dataclasses.field(default_factory=list)  # the steps at which it was asked for more than it was to be
     best: dict = dataclasses.field(default_factory=dict)  # step, score and metrics of the best validation
     loss: float = 0.0  # this and the rest: sums since the last line of the log
     labels: int = 0

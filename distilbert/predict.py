@@ -1,5 +1,6 @@
 """A trained model at work: verdicts on reviews, words for a [MASK]."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from data.sources import Part
 
 from .cli import flag, parse, printable, user_errors
 from .errors import UserError
+from .files import read_json
 from .logits import evaluating, predict_logits
 from .metrics import softmax
 from .model import DistilBertForMaskedLM, DistilBertForSequenceClassification
@@ -32,6 +34,10 @@ def trained_classifier(name: str, directory: Path) -> tuple[DistilBertForSequenc
         raise UserError(f"--model {name} has no trained classifier; train one: python train_cls.py --model {name}")
     if model.config.num_labels != 2:
         raise UserError(f"--model {name} tells {model.config.num_labels} classes apart, expected Negative and Positive")
+    path = directory / "config.json"
+    named = read_json(path).get("id2label") if path.exists() else None
+    if not named or sorted(named.values()) == ["LABEL_0", "LABEL_1"]:  # what transformers writes where nobody has named them
+        print(f"--model {name}: its classes have no names; 0 is taken for Negative, 1 for Positive", file=sys.stderr)
     tokenizer = Tokenizer.from_pretrained(directory)
     check_pair(model, tokenizer)
     return model, tokenizer

@@ -104,6 +104,12 @@ def asks_for_no_more(arguments, record) -> bool:
     return epochs is None or (record.get("num_train_epochs"), record.get("max_steps")) == (epochs, None)
 
 
+def lengthened(arguments, stored: dict) -> bool:
+    """Whether `arguments` ask for more than the run was to be; its rate, fallen by the old length, then goes by the new one."""
+    name = "max_steps" if arguments.max_steps else "num_train_epochs"
+    return getattr(arguments, name) != stored.get(name)
+
+
 def resumed_arguments(arguments, path: Path):
     """`arguments`, with what the run at `path` (its arguments.json, or run.json) resolved of each `auto`, and with its length
     when none is asked for. Raises `UserError` when a flag would make it another run, or a shorter one.

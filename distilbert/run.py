@@ -30,7 +30,7 @@ from .held_out import fingerprints, write_known
 from .log import Log, Progress
 from .optim import AdamW
 from .precision import Precision
-from .resume import asks_for_no_more, gather, newest_checkpoint, put_back, resumed_arguments, write_checkpoint
+from .resume import asks_for_no_more, gather, lengthened, newest_checkpoint, put_back, resumed_arguments, write_checkpoint
 from .start import machine, revision
 from .tokenizer import Tokenizer
 
@@ -115,6 +115,9 @@ class Run(Log):
         step = self.progress.step
         if self.arguments.resume:
             self.say(f"resuming after step {step}" if found else f"no checkpoint in {self.directory}: starting fresh")
+        if found and lengthened(self.arguments, read_json(stored)):
+            self.progress.lengthened.append(step)
+            self.say("longer than it was to be: the learning rate, which has fallen, goes on as in a run of this length")
         if self.workers.largest(step) != -self.workers.largest(-step):  # asking, all wait: nobody writes before all have read
             raise UserError("--resume: not every process finds this checkpoint; --output_dir must be on a disk that all share")
         tune_process()
@@ -233,6 +236,7 @@ class Run(Log):
             | {"dropped_duplicates": dropped, "fingerprint": p.fingerprint, "labels_fingerprint": p.labels_fingerprint},
             "steps": p.step,
             "epochs": p.epoch,
+            "lengthened_at": p.lengthened,
             "best_step": p.best["step"],
             "metrics": {"validation": p.best["metrics"], "test": test},
             "seconds": round(p.seconds, 1),

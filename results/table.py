@@ -47,7 +47,8 @@ def add(run: Path) -> Path:
     """A run's record in this folder: its run.json, what evaluate.py measured since, its calibration, and the flags of the run
     that made its encoder, if one did; no weights, no text.
 
-    Raises `UserError` when it is not finished, or no classifier's, which the table of results has no row for.
+    Raises `UserError` when it is not finished, or no classifier's, which the table of results has no row for, or when the
+    record of its name is another run's.
     """
     if not (run / "run.json").exists():
         raise UserError(f"{run} is not a finished run: it has no run.json")
@@ -63,8 +64,11 @@ def add(run: Path) -> Path:
             record["encoder"] = read_json(encoder)["arguments"]
         else:
             print(f"{encoder.parent} does not hold the weights that {run} started from: taken in without its encoder's flags")
-    write_json(HERE / f"{run.resolve().name}.json", record)
-    return HERE / f"{run.resolve().name}.json"
+    path = HERE / f"{run.resolve().name}.json"
+    if path.exists() and any(read_record(path)[key] != record[key] for key in ("arguments", "data", "metrics")):
+        raise UserError(f"{path} is of another run; rename {run}, or remove that record first")
+    write_json(path, record)
+    return path
 
 
 def read_record(path: Path) -> dict:
@@ -83,7 +87,7 @@ def row(path: Path) -> str:
     arguments, data, test = record["arguments"], record["data"], record["metrics"]["test"]
     name = "IMDb" if arguments["data"] in IMDB else arguments["data"]
     encoder = f", on `{arguments['model']}`" if arguments.get("model", "minilm") != "minilm" else ""
-    system = record.get("system") or f"`train_cls.py`, {arguments['precision']}{encoder}"
+    system = record.get("system") or f"`train_cls.py`, {arguments['precision']}{encoder}{lengthened(record)}"
     low, high = test["accuracy_interval"]
     kept = f"{arguments['max_length']} tokens" if "max_length" in arguments else "uncut"
     cells = [f"`{path.name}`", system, f"{data['train']:,} of {name}, {kept}", f"{test['n']:,}"]
@@ -111,7 +115,12 @@ def whole_imdb() -> str:
         encoder = f"`{arguments['model']}`" if "model" in arguments else ""
         low, high = test["accuracy_interval"]
         of = "" if test["n"] == 25_000 else f", of {test['n']:,}"
-        cells = [system, encoder, f"{test['accuracy']:.4f} ({low:.4f} to {high:.4f}){of}", f"{test['roc_auc']:.4f}"]
+        cells = [
+            system + lengthened(record),
+            encoder,
+            f"{test['accuracy']:.4f} ({low:.4f} to {high:.4f}){of}",
+            f"{test['roc_auc']:.4f}",
+        ]
         minutes = f"{record['seconds'] / 60:.0f}" if "seconds" in record else ""
         cells += [minutes, f"[{path.stem}](results/{path.name})"]
         lines.append("| " + " | ".join(cells) + " |")
@@ -119,6 +128,11 @@ def whole_imdb() -> str:
         how = f"`--preset {preset} --data imdb`"
         lines.append(f"| {system}, as reported | distilbert-base-uncased | {accuracy} | {roc_auc} | | {how} |")
     return "\n".join(lines) + "\n"
+
+
+def lengthened(record: dict) -> str:
+    """Of a run that was asked for more when its rate had fallen, which is another recipe than its flags."""
+    return "".join(f", lengthened at step {step}" for step in record.get("lengthened_at", []))
 
 
 def flags(arguments: dict) -> list[str]:
@@ -171,10 +185,16 @@ def side_by_side() -> str:
 
 
 def sst2_dev(record: dict) -> dict | None:
-    """The evaluation on SST-2's dev part, if it was of all its 872 sentences."""
+    """The evaluation on SST-2's dev part, if it was of all its 872 sentences, read as the run was trained."""
     found = record.get("evaluations", {})
     of = [found[name] for name in ("sst2", "SST-2", "dev") if name in found]  # by name, or GLUE's zip, or the file in it
-    return next((one for one in of if one["n"] == 872), None)
+    return next((one for one in of if one["n"] == 872 and as_trained(one, record)), None)
+
+
+def as_trained(evaluation: dict, record: dict) -> bool:
+    """Whether texts were cut as in training, as far as both say how: evaluate.py takes other lengths, too."""
+    trained, names = record.get("arguments", {}), ("max_length", "truncation")
+    return all(evaluation[name] == trained[name] for name in names if name in evaluation and name in trained)
 
 
 def confidence_and_transfer() -> str:
@@ -201,7 +221,7 @@ def as_published(record: dict, preset: str) -> bool:
         return arguments["preset"] == preset and on and not departures(arguments, script)
 
     adapted = preset not in train_mlm.PRESETS or ("encoder" in record and kept(record["encoder"], train_mlm))
-    return adapted and kept(record["arguments"], train_cls)
+    return adapted and kept(record["arguments"], train_cls) and not lengthened(record)
 
 
 def published() -> str:
@@ -229,6 +249,7 @@ def kinds_of_review() -> str:
     lines = ["| kind of review | reviews | accuracy (95% interval) |", "|---|---|---|"]
     record = read_json(HERE / "imdb-plain-seed0.json")
     evaluations = (found for found in record["evaluations"].values() if found["n"] == record["data"]["test"])
+    evaluations = (found for found in evaluations if as_trained(found, record))
     kinds = next((found["kinds"] for found in evaluations if "kinds" in found), None)
     if kinds is None:
         raise UserError(f"{HERE / 'imdb-plain-seed0.json'}: no kinds of review; measure them: python evaluate.py --errors 20")

@@ -92,6 +92,22 @@ def test_the_trainer_refuses_a_recipe_that_it_has_no_counterpart_of(tmp_path, mo
         trainer.main()
 
 
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"lengthened_at": [8]}, "a run that was lengthened has no counterpart here"),
+        ({"data": {"fingerprint": "of others"}}, "its texts, or their parts or labels, are not those"),
+    ],
+    ids=["lengthened", "other data"],
+)
+def test_the_trainer_refuses_what_would_not_be_the_runs_peer(finished, tmp_path, monkeypatch, changed, match):
+    run = shutil.copytree(finished.directory, tmp_path / "run")
+    (run / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | changed))
+    monkeypatch.setattr(sys, "argv", ["trainer.py", "--run", str(run), "--output", str(tmp_path / "out.json")])
+    with pytest.raises(UserError, match=match):
+        trainer.main()
+
+
 def test_the_trainer_has_the_runs_recipe_and_is_judged_on_the_test_by_its_best_epoch(finished, corpus, tmp_path, monkeypatch):
     made = {}
 

@@ -701,7 +701,29 @@ def test_a_model_that_calls_class_0_positive_judges_texts_and_is_not_measured(ru
     evaluate.main(["--model", str(run), "--text", "dull\ndull"])
     said = capsys.readouterr().out
     assert said.startswith("POSITIVE") and said.endswith("  dull dull\n")
-    refused("calls class 0 POSITIVE, which is Negative in every label here", "--model", run)
+    refused("calls class 0 POSITIVE and class 1 NEGATIVE; in every label here 0 is Negative", "--model", run)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["other", " negative"], None),
+        ([" Pos", "x"], None),
+        (["neg", "POS "], ""),
+        (["bad", "good"], "calls its classes bad and good: taken for Negative and Positive"),
+        (["LABEL_0", "LABEL_1"], "its classes have no names; 0 is taken for Negative, 1 for Positive"),
+        ([], "its classes have no names; 0 is taken for Negative, 1 for Positive"),
+    ],
+    ids=str,
+)
+def test_names_of_classes_that_do_not_say_which_is_which_are_told_and_reversed_ones_refused(run, capsys, names, said):
+    content = json.loads((run / "config.json").read_text()) | {"id2label": dict(enumerate(names))}
+    (run / "config.json").write_text(json.dumps(content if names else {k: v for k, v in content.items() if k != "id2label"}))
+    if said is None:
+        return refused("in every label here 0 is Negative, 1 is Positive", "--model", run)
+    measure(run)
+    told = "".join(capsys.readouterr())
+    assert said in told and ("taken for" in told) == bool(said)
 
 
 @pytest.mark.parametrize(

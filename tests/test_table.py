@@ -44,6 +44,19 @@ def test_a_run_is_taken_in_with_what_was_measured_later_and_without_text(finishe
     assert "film" not in json.dumps(record["evaluations"]) and str(tmp_path) not in json.dumps(record)
     assert record["calibration"] == {"temperature": 1.25}
     assert "encoder" not in record  # no run made it
+    table.main([str(run)])  # again, perhaps with one more measurement
+    finished = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(finished | {"arguments": finished["arguments"] | {"seed": 8}}))
+    with pytest.raises(UserError, match=r"judge\.json is of another run; rename .*films, or remove that record first"):
+        table.main([str(run)])
+    assert json.loads((here / "judge.json").read_text()) == record
+
+
+def test_a_lengthened_run_says_so_in_its_row(finished, here):
+    record = json.loads((finished.directory / "run.json").read_text())
+    assert record["lengthened_at"] == []
+    (here / "more.json").write_text(json.dumps(record | {"lengthened_at": [8, 16]}))
+    assert "| `train_cls.py`, fp32, on `scratch-tiny`, lengthened at step 8, lengthened at step 16 |" in table.records()
 
 
 def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_there(here):
@@ -54,6 +67,9 @@ def test_the_published_systems_column_is_empty_until_a_record_of_the_recipe_is_t
     test = {"n": 25000, "accuracy": 0.91236, "f1": 0.9124, "roc_auc": 0.975, "loss": 0.25}
     arguments = vars(parse(train_cls.Arguments, ["--preset", "imdb-384", "--data", "imdb"], train_cls.PRESETS))
     record = {"metrics": {"test": test}, "evaluations": {"sst2": {"n": 872, "accuracy": 0.8888}}, "arguments": arguments}
+    (here / "imdb-384.json").write_text(json.dumps(record | {"lengthened_at": [20]}))
+    table.main([])
+    assert "0.9124" not in (here.parent / "README.md").read_text()
     for changed in (
         {"eval_size": 100},
         {"learning_rate": 1e-4},
@@ -153,6 +169,10 @@ def test_the_dev_set_is_found_under_whatever_it_was_given_as_if_it_is_whole(name
     whole = {"n": 872, "accuracy": 0.8}
     assert table.sst2_dev({"evaluations": {"aclImdb": {"n": 25_000}, name: whole}}) == whole
     assert table.sst2_dev({"evaluations": {name: {"n": 100}}}) is None and table.sst2_dev({}) is None
+    cut = {"max_length": 384, "truncation": "head-tail"}
+    for how in (cut, cut | {"max_length": 8}, cut | {"truncation": "head"}):
+        record = {"arguments": cut | {"seed": 0}, "evaluations": {name: whole | how}}
+        assert table.sst2_dev(record) == (whole | how if how == cut else None)
 
 
 @pytest.mark.parametrize(("bf16", "kind"), [(True, "bf16"), (False, "fp32")])
@@ -171,6 +191,12 @@ def test_the_kinds_of_review_are_those_of_the_whole_test(here):
     found = {"aclImdb-validation": {"n": 2_500, "kinds": kinds[0]}, "aclImdb_v1": {"n": 25_000, "kinds": kinds[1]}}
     (here / "imdb-plain-seed0.json").write_text(json.dumps({"data": {"test": 25_000}, "evaluations": found}))
     assert "| 4 stars | 70 |" in table.kinds_of_review()
+    cut, other = {"arguments": {"max_length": 256}, "data": {"test": 25_000}}, {"max_length": 8}
+    short = {"aclImdb_v1": found["aclImdb_v1"] | other}
+    for evaluations in ({}, short):
+        (here / "imdb-plain-seed0.json").write_text(json.dumps(cut | {"evaluations": evaluations}))
+        with pytest.raises(UserError, match="no kinds of review"):
+            table.kinds_of_review()
     (here / "imdb-plain-seed0.json").write_text(json.dumps({"data": {"test": 25_000}, "evaluations": {}}))
     with pytest.raises(UserError, match=r"no kinds of review.*--errors"):
         table.kinds_of_review()

@@ -406,9 +406,13 @@ def test_resume_on_a_finished_run_says_so_and_changes_nothing(finished, capsys):
     assert {path: path.read_bytes() for path in finished.directory.rglob("*") if path.is_file()} == before
 
 
-def test_more_epochs_may_be_asked_of_a_finished_run(train):
+def test_more_epochs_may_be_asked_of_a_finished_run_and_its_record_says_when(train, capsys):
     directory = train("run")
+    train("run", "--resume")
+    assert record(directory)["lengthened_at"] == [] and "longer than" not in capsys.readouterr().out
     train("run", "--num_train_epochs", 3, "--resume")
+    assert record(directory)["lengthened_at"] == [6] and "asked for more at step 6" in (directory / "README.md").read_text()
+    assert "longer than it was to be: the learning rate, which has fallen, goes on" in capsys.readouterr().out
     assert log(directory)[-1]["step"] == 9 and record(directory)["arguments"]["num_train_epochs"] == 3
     with pytest.raises(UserError, match="--num_train_epochs 2 is less than the run's 3"):
         train("run", "--resume")
