@@ -122,6 +122,27 @@ MUTATIONS = [
         "evaluate::of_another_table_the_texts_that_the_run_knows_are_left_out_and_counted",
     ),
     Mutation(
+        "options-beside-a-tokenizer-ignored",
+        "distilbert/tokenizer.py",
+        "for name, value in options.items() if berts",
+        "for name, value in () if berts",
+        "tokenizer::the_options_beside_a_tokenizer_file_win_as_they_do_in_transformers",
+    ),
+    Mutation(
+        "lengthened-unsaid",
+        "distilbert/run.py",
+        "            self.progress.lengthened.append(step)\n",
+        "",
+        "train_cls::more_epochs_may_be_asked_of_a_finished_run_and_its_record_says_when",
+    ),
+    Mutation(
+        "any-length-is-the-runs",
+        "results/table.py",
+        'names = record.get("arguments", {}), ("max_length", "truncation")',
+        'names = record.get("arguments", {}), ()',
+        "table::the_dev_set_is_found_under_whatever_it_was_given_as_if_it_is_whole",
+    ),
+    Mutation(
         "moved-parts-measured",
         "distilbert/held_out.py",
         'f"{name} {label}" for',

@@ -543,6 +543,7 @@ WRONG = {
     "endless quote": ("a.csv", 'text,label\ngood,1\n"bad,0\nbad,0\n', "line 4 is not readable"),
     "quote in front of a word": ("a.csv", 'text,label\n"Alien" is dull,0\n', "line 2 is not readable"),
     "long field in csv": ("a.csv", "text,label\ngood,1\n" + "a" * (LONGEST + 1) + ",1\n", "line 3 is not readable .*limit"),
+    "quotes doubled in tsv": ("a.tsv", 'text\tlabel\n"He said ""no"" twice"\t0\n', 'line 2 quotes "" as a .csv does'),
     "long field in tsv": ("a.tsv", "text\tlabel\n" + "a" * (LONGEST + 1) + "\t1\n", "line 2 is not readable .*limit"),
 }
 
