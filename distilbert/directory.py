@@ -12,7 +12,7 @@ from .resume import saved_steps
 
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 MEASURED = ("run.json", "eval-*.json", "eval-*.svg", "calibration*.json")
-WRITTEN = (*MODEL, "log.jsonl", "curves.svg", "README.md", "known.npy", *MEASURED)
+WRITTEN = (*MODEL, "log.jsonl", "curves.svg", "README.md", "known.hashes", *MEASURED)
 
 
 class Directory:

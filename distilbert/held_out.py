@@ -1,11 +1,8 @@
 """Texts that a run was trained or chosen on must not pass for held-out ones when it is measured."""
 
 import hashlib
-import io
 import os
 from pathlib import Path
-
-import numpy as np
 
 from data.formats import bare
 from data.sources import Parts, is_imdb
@@ -55,33 +52,35 @@ def fingerprints(parts: Parts) -> dict[str, str]:
 
 
 def write_known(parts: Parts, directory: Path) -> None:
-    """known.npy: a number for each text that the run was trained or chosen on. It gives no text away."""
-    content = io.BytesIO()
-    np.save(content, np.array([number for name in PARTS[:2] for number in _numbers(parts[name].texts)], dtype=np.uint64))
-    write_atomically(directory / "known.npy", lambda temporary: temporary.write_bytes(content.getbuffer()))
+    """known.hashes: eight bytes for each text that the run was trained or chosen on.
+
+    No text can be read out of them; but whoever has a text can tell whether it is among them.
+    """
+    content = b"".join(hashed for name in PARTS[:2] for hashed in _hashes(parts[name].texts))
+    write_atomically(directory / "known.hashes", lambda temporary: temporary.write_bytes(content))
 
 
 def leave_out_known(parts: Parts, directory: Path, data: str) -> Parts:
-    """Other data's parts without the texts that the run was trained or chosen on, as far as it left a known.npy; says how many.
+    """Other data's parts without the texts that the run was trained or chosen on, as far as known.hashes tells them; says how many.
 
     Raises `UserError` for a broken one.
     """
-    path, kept = directory / "known.npy", {}
+    path, kept = directory / "known.hashes", {}
     if not path.exists():
         return parts
-    try:
-        known = set(np.load(path, allow_pickle=False).tolist())
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not readable ({error}); remove it, to measure without it") from None
+    content = path.read_bytes()
+    if len(content) % 8:
+        raise UserError(f"{path}: is broken: it has {len(content)} bytes, expected 8 a text; remove it, to measure without it")
+    known = {content[start : start + 8] for start in range(0, len(content), 8)}
     for name in (name for name in PARTS if name in parts):
-        kept[name] = parts[name].take(i for i, number in enumerate(_numbers(parts[name].texts)) if number not in known)
+        kept[name] = parts[name].take(i for i, hashed in enumerate(_hashes(parts[name].texts)) if hashed not in known)
         if dropped := len(parts[name]) - len(kept[name]):
             print(f"{data}: {dropped} of {len(parts[name])} texts ({name}) left out: {directory} was trained or chosen on them")
     return kept
 
 
-def _numbers(texts: list[str]) -> list[int]:
-    return [int.from_bytes(hashlib.sha256(bare(text).encode()).digest()[:8], "little") for text in texts]
+def _hashes(texts: list[str]) -> list[bytes]:
+    return [hashlib.sha256(bare(text).encode()).digest()[:8] for text in texts]
 
 
 def split_of(args, own: dict, data: str) -> str:

@@ -30,7 +30,7 @@ SHA256 = {
 }
 FILES = ["config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
 FILES += ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "added_tokens.json"]
-FILES += ["run.json", "known.npy", "calibration.json"]  # of a run of ours: how it reads, and what it has read
+FILES += ["run.json", "known.hashes", "calibration.json"]  # of a run of ours: how it reads, and what it has read
 SECONDS = 5  # a hub that does not answer within this is taken as absent
 
 

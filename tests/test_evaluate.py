@@ -396,7 +396,7 @@ def test_a_file_of_the_runs_name_is_its_own_where_the_path_it_was_trained_by_doe
     assert measure(run, "--data", corpus)["n"] == 16
     write_toy_corpus(tmp_path / corpus.name, count=40, seed=9)  # now it holds, and is another file
     assert measure(run, "--data", corpus)["n"] == 16, "measured whole, but for what the run knows"
-    (run / "known.npy").unlink()
+    (run / "known.hashes").unlink()
     assert measure(run, "--data", corpus)["n"] == 160
 
 
@@ -441,12 +441,11 @@ def test_a_table_of_texts_that_the_run_knows_is_refused(run, corpus, tmp_path, c
 
 def test_a_broken_list_of_known_texts_is_refused_and_gives_no_text_away(run, corpus, other):
     words = set(re.findall(r"\w{4,}", corpus.read_text())) - {"text", "label"}
-    raw = (run / "known.npy").read_bytes()
-    assert len(np.load(run / "known.npy")) == 144 and not any(word.encode() in raw for word in words)
-    for broken in (b"", raw[:-1], b"\x93NUMPY nonsense"):
-        (run / "known.npy").write_bytes(broken)
-        with pytest.raises(UserError, match=r"known\.npy: not readable"):
-            measure(run, "--data", other)
+    raw = (run / "known.hashes").read_bytes()
+    assert len(raw) == 8 * 144 and not any(word.encode() in raw for word in words)
+    (run / "known.hashes").write_bytes(raw[:-1])
+    with pytest.raises(UserError, match=r"known\.hashes: is broken: it has 1151 bytes, expected 8 a text; remove it"):
+        measure(run, "--data", other)
 
 
 @pytest.mark.parametrize("what", ["parts", "labels"])

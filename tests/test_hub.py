@@ -78,7 +78,7 @@ def test_distilbert_is_asked_for_at_its_pinned_revision_and_others_at_their_newe
     for _, options in snapshot.calls:
         files = {"config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"}
         files |= {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "added_tokens.json"}
-        assert set(options["allow_patterns"]) == files | {"run.json", "known.npy", "calibration.json"}
+        assert set(options["allow_patterns"]) == files | {"run.json", "known.hashes", "calibration.json"}
         assert not any(
             pattern.endswith((".bin", ".h5", ".pt", ".py", "*", ".msgpack")) for pattern in options["allow_patterns"]
         )

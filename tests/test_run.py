@@ -105,7 +105,7 @@ def step(
 def test_a_finished_run_holds_its_files_and_nothing_temporary(finished):
     names = {path.relative_to(finished.directory).as_posix() for path in finished.directory.rglob("*")}
     files = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    files |= {"README.md", "run.json", "log.jsonl", "curves.svg", "known.npy", ".lock"}
+    files |= {"README.md", "run.json", "log.jsonl", "curves.svg", "known.hashes", ".lock"}
     files |= {"checkpoint", "checkpoint/arguments.json"}
     for folder in ("checkpoint/step-16", "checkpoint/step-24"):
         files |= {folder, f"{folder}/tensors.safetensors", f"{folder}/state.json"}
