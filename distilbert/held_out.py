@@ -61,7 +61,7 @@ def write_known(parts: Parts, directory: Path) -> None:
 
 
 def leave_out_known(parts: Parts, directory: Path, data: str) -> Parts:
-    """Other data's parts without the texts that the run was trained or chosen on, as far as known.hashes tells them; says how many.
+    """Other data's parts without the texts that the run was trained or chosen on (known.hashes tells them); says how many.
 
     Raises `UserError` for a broken one.
     """
