@@ -1,5 +1,6 @@
 """Measures a trained classifier, calibrates it, lists its errors, or judges a text of yours: python evaluate.py [--help]"""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,8 @@ def main(argv: list[str] | None = None) -> None:
         print(printable(f"{args.model} calls its classes {called[0]} and {called[1]}: taken for Negative and Positive"))
 
     data = args.data or own.get("data", "sample")
+    if not args.data and data not in ("sample", "imdb", "sst2") and not os.path.exists(data):
+        raise UserError(f"--model {args.model} was trained on {data}, which is not here; give --data")
     on_own = same_data(data, own.get("data", ""))
     split, same = split_of(args, own, data), own if on_own else {}
     whole = load(data, split, keep_breaks, whole_tables=not on_own)
@@ -104,8 +107,9 @@ def main(argv: list[str] | None = None) -> None:
     parts, _ = prepare(whole, **cut, **sizes)
     if on_own and (split == own.get("split", split) or not is_imdb(data)):  # tables know no --split
         check_unchanged(parts, directory, data)
-    elif not on_own:
-        parts = leave_out_known(parts, directory, data)
+    elif not (is_imdb(data) and is_imdb(own.get("data", "sample"))):  # of another copy of IMDb `split_of` has seen to it
+        judged = {args.part, "validation"} if args.calibrate else {args.part}
+        parts |= {name: leave_out_known(parts[name], directory, data) for name in judged & parts.keys()}
     if args.eval_size:  # of train no more than the run had
         sizes = {"train_size": min(args.eval_size, sizes["train_size"] or args.eval_size), "eval_size": args.eval_size}
         parts, _ = prepare(whole if on_own else parts, **cut, **sizes)

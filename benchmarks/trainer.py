@@ -3,7 +3,7 @@
     python benchmarks/trainer.py --run runs/cls --output trainer.json
 
 Its classifier is transformers' own (Linear, ReLU, dropout 0.2, Linear), whatever the run's, and it computes in fp32; batches of
-similar length are the Trainer's. A run with flags that have no counterpart here is refused.
+similar length are the Trainer's. A run with flags that have no counterpart here is refused, and one whose data have changed.
 """
 
 import argparse
@@ -57,10 +57,14 @@ def main() -> None:
             raise UserError(f"{given.run}: a run with --{name} {getattr(args, name)} has no counterpart here")
     done = read_json(given.run / "run.json")
     if done.get("lengthened_at"):
-        raise UserError(f"{given.run}: a run that was lengthened has no counterpart here: its rate fell twice")
+        raise UserError(f"{given.run}: a run that was lengthened has no counterpart here: its schedule changed on the way")
     parts = load(args.data, args.split, args.keep_breaks)
     parts, dropped = prepare(parts, args.keep_duplicates, args.train_size, args.eval_size, args.seed, args.data)
-    check_unchanged(parts, given.run, args.data)
+    try:
+        check_unchanged(parts, given.run, args.data)
+    except UserError:
+        told = f"--data {args.data} is not what {given.run} was trained on: no peer could be made of it"
+        raise UserError(told) from None
 
     with tempfile.TemporaryDirectory() as folder:
         encoder = DistilBertModel.from_pretrained(args.model)

@@ -157,8 +157,9 @@ def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
             if None in record.values():
                 hint = "; a text of several lines wants a .csv or a .jsonl" * tabs
                 raise UserError(f"{path}: line {reader.line_num} has fewer fields than the header{hint}")
-            if tabs and any('""' in value[1:-1] for value in record.values() if value[:1] == value[-1:] == '"'):
-                told = 'quotes "" as a .csv does, and the quotes of a .tsv are part of the text; save it as .csv or .jsonl'
+            text = record.get("text", record.get("sentence", ""))
+            if tabs and text[:1] == text[-1:] == '"' and '""' in text[1:-1]:
+                told = 'doubles its quotes ("") as a .csv does, but in a .tsv quotes are text; save it as .csv or .jsonl'
                 raise UserError(f"{path}: line {reader.line_num} {told}")
             yield reader.line_num, record
     except csv.Error as error:

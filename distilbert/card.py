@@ -34,7 +34,7 @@ def model_card(record: dict, architecture: str) -> str:
     only = "; the classifier there in float32 and to judge,\nnot to train further" if linear else ""
     where = record["machine"]["gpu"] or f"{record['machine']['processor']}, {record['machine']['threads']} threads"
     recipe = "\n".join(f"| {key} | {value} |" for key, value in arguments.items())
-    later = "".join(f", asked for more at step {step}" for step in record["lengthened_at"])
+    later = "".join(f" (lengthened at step {step})" for step in record["lengthened_at"])
     sizes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data.items() if isinstance(value, int))
     return f"""---
 library_name: transformers

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from data.formats import bare
-from data.sources import Parts, is_imdb
+from data.sources import Part, Parts, is_imdb
 
 from .errors import UserError
 from .files import checksum, fingerprint, read_json, write_atomically
@@ -35,15 +35,16 @@ def check_unchanged(parts: Parts, directory: Path, data: str) -> None:
     record = directory / "run.json"
     known = read_json(record).get("data") if record.exists() else None
     if isinstance(known, dict) and any(known.get(name, now) != now for name, now in fingerprints(parts).items()):
+        told = " (without a column split all its rows are test, but for those that the run knows)"
+        told = told if (directory / "known.hashes").exists() else ", with no text in it that the run may have learnt from"
         raise UserError(
             f"--data {data}: its texts, or their parts or labels, are not those that {directory} was made with, so some it "
-            "learnt from may pass for test; measure new texts as a table of another name: without a column split all its rows "
-            "are test, but for those that the run knows"
+            f"learnt from may pass for test; measure new texts as a table of another name{told}"
         )
 
 
 def fingerprints(parts: Parts) -> dict[str, str]:
-    """Of the texts, and of which part and label each has: what `run.json` keeps to know them again."""
+    """Of the texts, and of which part and label each has: by these a run recognises its data."""
     chosen = [(name, parts[name]) for name in PARTS if name in parts]
     return {
         "fingerprint": fingerprint(text for _, part in chosen for text in part.texts),
@@ -54,28 +55,31 @@ def fingerprints(parts: Parts) -> dict[str, str]:
 def write_known(parts: Parts, directory: Path) -> None:
     """known.hashes: eight bytes for each text that the run was trained or chosen on.
 
-    No text can be read out of them; but whoever has a text can tell whether it is among them.
+    Whoever has a text, or guesses it, can tell whether it is among them: not to be published where texts are private.
     """
     content = b"".join(hashed for name in PARTS[:2] for hashed in _hashes(parts[name].texts))
     write_atomically(directory / "known.hashes", lambda temporary: temporary.write_bytes(content))
 
 
-def leave_out_known(parts: Parts, directory: Path, data: str) -> Parts:
-    """Other data's parts without the texts that the run was trained or chosen on (known.hashes tells them); says how many.
+def leave_out_known(part: Part, directory: Path, data: str) -> Part:
+    """A part of other data without the texts that the run was trained or chosen on (known.hashes tells them); says how many.
 
-    Raises `UserError` for a broken one.
+    Raises `UserError` for a broken list, and when no text is left.
     """
-    path, kept = directory / "known.hashes", {}
+    path = directory / "known.hashes"
     if not path.exists():
-        return parts
+        if (directory / "run.json").exists():  # an older run of ours
+            print(f"{directory} has no known.hashes: whether it learnt from some of these texts is not looked at")
+        return part
     content = path.read_bytes()
     if len(content) % 8:
         raise UserError(f"{path}: is broken: it has {len(content)} bytes, expected 8 a text; remove it, to measure without it")
     known = {content[start : start + 8] for start in range(0, len(content), 8)}
-    for name in (name for name in PARTS if name in parts):
-        kept[name] = parts[name].take(i for i, hashed in enumerate(_hashes(parts[name].texts)) if hashed not in known)
-        if dropped := len(parts[name]) - len(kept[name]):
-            print(f"{data}: {dropped} of {len(parts[name])} texts ({name}) left out: {directory} was trained or chosen on them")
+    kept = part.take(i for i, hashed in enumerate(_hashes(part.texts)) if hashed not in known)
+    if not len(kept):
+        raise UserError(f"--data {data}: {directory} was trained or chosen on every text of it that was to be measured")
+    if dropped := len(part) - len(kept):
+        print(f"{data}: {dropped} of {len(part)} texts left out: {directory} was trained or chosen on them")
     return kept
 
 

@@ -35,7 +35,8 @@ class Progress:
     labels_fingerprint: str = ""  # and of their labels, part by part
     tokenizer_fingerprint: str = ""
     revision: str = ""  # of the weights it started from
-    lengthened: list = dataclasses.field(default_factory=list)  # the steps at which it was asked for more than it was to be
+    planned: dict = dataclasses.field(default_factory=dict)  # its --num_train_epochs and --max_steps
+    lengthened: list = dataclasses.field(default_factory=list)  # the steps at which it was asked for more than that
     best: dict = dataclasses.field(default_factory=dict)  # step, score and metrics of the best validation
     loss: float = 0.0  # this and the rest: sums since the last line of the log
     labels: int = 0

@@ -104,10 +104,10 @@ def asks_for_no_more(arguments, record) -> bool:
     return epochs is None or (record.get("num_train_epochs"), record.get("max_steps")) == (epochs, None)
 
 
-def lengthened(arguments, stored: dict) -> bool:
-    """Whether `arguments` ask for more than the run was to be; its rate, fallen by the old length, then goes by the new one."""
+def lengthened(arguments, planned: dict) -> bool:
+    """Whether `arguments` ask for more than was planned: then the learning rate goes by another length from here on."""
     name = "max_steps" if arguments.max_steps else "num_train_epochs"
-    return getattr(arguments, name) != stored.get(name)
+    return getattr(arguments, name) != planned.get(name)
 
 
 def resumed_arguments(arguments, path: Path):

@@ -30,7 +30,16 @@ from .held_out import fingerprints, write_known
 from .log import Log, Progress
 from .optim import AdamW
 from .precision import Precision
-from .resume import asks_for_no_more, gather, lengthened, newest_checkpoint, put_back, resumed_arguments, write_checkpoint
+from .resume import (
+    LENGTH,
+    asks_for_no_more,
+    gather,
+    lengthened,
+    newest_checkpoint,
+    put_back,
+    resumed_arguments,
+    write_checkpoint,
+)
 from .start import machine, revision
 from .tokenizer import Tokenizer
 
@@ -115,9 +124,9 @@ class Run(Log):
         step = self.progress.step
         if self.arguments.resume:
             self.say(f"resuming after step {step}" if found else f"no checkpoint in {self.directory}: starting fresh")
-        if found and lengthened(self.arguments, read_json(stored)):
+        if found and lengthened(self.arguments, self.progress.planned or read_json(stored)):  # an older one has no plan
             self.progress.lengthened.append(step)
-            self.say("longer than it was to be: the learning rate, which has fallen, goes on as in a run of this length")
+            self.say("longer than planned: from here on the learning rate is that of a run of the new length")
         if self.workers.largest(step) != -self.workers.largest(-step):  # asking, all wait: nobody writes before all have read
             raise UserError("--resume: not every process finds this checkpoint; --output_dir must be on a disk that all share")
         tune_process()
@@ -199,6 +208,7 @@ class Run(Log):
             return
         with open(self.place.log, "ab") as log:
             os.fsync(log.fileno())  # a checkpoint knows how long the log was, so that it must not outlive it
+        self.progress.planned = {name: getattr(self.arguments, name) for name in LENGTH}
         state = {"progress": dataclasses.asdict(self.progress), "scaler": scaler.state_dict()}
         write_checkpoint(self.checkpoints, self.progress.step, gather(model, optimizer, best), state)
 

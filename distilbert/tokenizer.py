@@ -27,18 +27,18 @@ def check_vocabulary(pieces: list[str], said: dict, path: Path) -> None:
     """Raises `UserError` where a list of pieces is not all that there is to BERT's WordPiece. `said`: tokenizer_config.json."""
     remedy = "write a tokenizer.json there: transformers.AutoTokenizer.from_pretrained(…).save_pretrained(…)"
     if (kind := said.get("tokenizer_class")) not in BERTS:
-        raise UserError(f"{path}: is of a {kind}, which cuts texts in another way than BERT's; {remedy}")
+        raise UserError(f"{path}: {kind} may cut texts in another way than BERT's; {remedy}")
     added = said.get("added_tokens_decoder")
     added = [token.get("content") for token in added.values() if isinstance(token, dict)] if isinstance(added, dict) else []
     if (beside := path.with_name("added_tokens.json")).exists():
         added += read_json(beside)
     if others := [token for token in added if token not in SPECIAL_TOKENS]:
         raise UserError(f"{path}: has no place for the added token {others[0]!r}; {remedy}")
-    capital = next((piece for piece in pieces if piece != piece.lower() and piece not in SPECIAL_TOKENS), None)
+    capital = next((piece for piece in pieces if piece != piece.lower() and not re.fullmatch(r"[\[<].*[\]>]", piece)), None)
     if capital and not isinstance(said.get("do_lower_case"), bool):
         raise UserError(
             f"{path}: has capitals, as in {capital!r}, and nothing says whether texts keep theirs; copy tokenizer_config.json "
-            'there, too, or write one that says {"do_lower_case": false}'
+            'there, too, or write one that says {"do_lower_case": false} (true where texts are made lower case)'
         )
 
 
@@ -68,12 +68,14 @@ class Tokenizer:
         whole, words, config = (directory / name for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"))
         said = read_json(config) if config.exists() else {}
         options = {ours: said[theirs] for theirs, ours in OPTIONS.items() if isinstance(said.get(theirs), bool)}
+        if said.get("strip_accents", True) is None:  # as lower case does
+            options["strip_accents"] = None
         try:
             if whole.exists():
                 backend = tokenizers.Tokenizer.from_file(str(whole))
                 berts = isinstance(backend.normalizer, tokenizers.normalizers.BertNormalizer)
                 for name, value in options.items() if berts and said.get("tokenizer_class") in BERTS else ():
-                    setattr(backend.normalizer, name, value)  # the configuration wins over the file, as in transformers
+                    setattr(backend.normalizer, name, value)  # as in transformers (which has defaults for what is not said)
                 tokenizer = cls(backend, str(whole))
                 tokenizer.encode("ꙮ")  # a piece that hardly a vocabulary has: some files break only here
                 return tokenizer

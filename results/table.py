@@ -66,7 +66,7 @@ def add(run: Path) -> Path:
             print(f"{encoder.parent} does not hold the weights that {run} started from: taken in without its encoder's flags")
     path = HERE / f"{run.resolve().name}.json"
     if path.exists() and any(read_record(path)[key] != record[key] for key in ("arguments", "data", "metrics")):
-        raise UserError(f"{path} is of another run; rename {run}, or remove that record first")
+        raise UserError(f"{path} has other figures than {run}; rename the run, or remove that record first")
     write_json(path, record)
     return path
 
@@ -131,7 +131,7 @@ def whole_imdb() -> str:
 
 
 def lengthened(record: dict) -> str:
-    """Of a run that was asked for more when its rate had fallen, which is another recipe than its flags."""
+    """Of a run that was asked for more than was planned: its learning rate is not that of its flags alone."""
     return "".join(f", lengthened at step {step}" for step in record.get("lengthened_at", []))
 
 

@@ -117,8 +117,8 @@ MUTATIONS = [
     Mutation(
         "known-texts-measured",
         "evaluate.py",
-        "        parts = leave_out_known(parts, directory, data)\n",
-        "        pass\n",
+        "leave_out_known(parts[name], directory, data)",
+        "parts[name]",
         "evaluate::of_another_table_the_texts_that_the_run_knows_are_left_out_and_counted",
     ),
     Mutation(

@@ -96,7 +96,7 @@ def test_the_trainer_refuses_a_recipe_that_it_has_no_counterpart_of(tmp_path, mo
     ("changed", "match"),
     [
         ({"lengthened_at": [8]}, "a run that was lengthened has no counterpart here"),
-        ({"data": {"fingerprint": "of others"}}, "its texts, or their parts or labels, are not those"),
+        ({"data": {"fingerprint": "of others"}}, "is not what .* was trained on: no peer could be made of it"),
     ],
     ids=["lengthened", "other data"],
 )

@@ -24,6 +24,7 @@ from distilbert.calibration import fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
 from distilbert.files import fingerprint
+from distilbert.held_out import write_known
 from distilbert.logits import predict_logits
 from distilbert.metrics import softmax, wilson_interval
 from distilbert.mistakes import NEGATION
@@ -179,6 +180,7 @@ def test_the_subset_that_the_run_was_tested_on_is_measured_again(corpus, tmp_pat
 def test_a_run_without_its_checkpoints_is_read_as_it_was_trained(run, corpus, judged, monkeypatch):
     expected = measure(run)
     shutil.rmtree(run / "checkpoint")
+    refused(rf"{run} was trained on {corpus.name}, which is not here; give --data", "--model", run)
     monkeypatch.chdir(corpus.parent)  # its record names the file alone
     assert measure(run) == expected
     assert (judged[0] == judged[1]).all()
@@ -276,6 +278,7 @@ def made_on_imdb(run: Path, split: str, data: str | None = None) -> Path:
     """The run, as if it had been trained on a small IMDb, which it returns; `data`: what it called it."""
     archive = write_tar(run.parent / "imdb.tar.gz", imdb_members(per_class=20))
     as_if_made_with(run, {"data": data or str(archive), "split": split})
+    write_known(prepare(load(str(archive), split))[0], run)
     return archive
 
 
@@ -352,6 +355,7 @@ def test_a_model_that_is_no_run_of_ours_is_measured_on_every_split(run, flags):
     archive = made_on_imdb(run, "official")
     shutil.rmtree(run / "checkpoint")
     (run / "run.json").unlink()
+    (run / "known.hashes").unlink()
     assert measure(run, "--data", archive, "--split", "seed-b", *flags)["split"] == "seed-b"
 
 
@@ -425,18 +429,20 @@ def test_of_another_table_the_texts_that_the_run_knows_are_left_out_and_counted(
     table = tmp_path / "another.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)) + "\n" + more.read_text())
     assert measure(run, "--data", table, *flags)["n"] == (12 if "--eval_size" in flags else 20)  # 16 of its test, and 4 new
-    assert f"another.jsonl: 144 of 164 texts (test) left out: {run} was trained or chosen on them" in capsys.readouterr().out
+    assert f"another.jsonl: 144 of 164 texts left out: {run} was trained or chosen on them" in capsys.readouterr().out
     assert measure(run, "--data", more)["n"] == 4 and "left out" not in capsys.readouterr().out
 
 
-def test_a_table_of_texts_that_the_run_knows_is_refused(run, corpus, tmp_path, capsys):
+def test_a_table_of_texts_that_the_run_knows_is_refused_if_it_left_a_list_of_them(run, corpus, tmp_path, capsys):
     part = prepare(load(str(corpus)))[0]["train"]
     table = tmp_path / "known.jsonl"
     rows = [{"text": text, "label": int(label)} for text, label in zip(part.texts, part.labels, strict=True)]
     table.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(UserError, match="test has 0 texts of class 0"):
+    with pytest.raises(UserError, match=r"known\.jsonl: .* was trained or chosen on every text of it that was to be measured"):
         measure(run, "--data", table)
-    assert "128 of 128 texts (test) left out" in capsys.readouterr().out
+    (run / "known.hashes").unlink()  # a run of before there was such a list
+    assert measure(run, "--data", table)["n"] == 128
+    assert "has no known.hashes: whether it learnt from some of these texts is not looked at" in capsys.readouterr().out
 
 
 def test_a_broken_list_of_known_texts_is_refused_and_gives_no_text_away(run, corpus, other):

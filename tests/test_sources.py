@@ -496,6 +496,8 @@ def test_blanks_around_a_columns_name_are_no_part_of_it(tmp_path, kind, gap):
 
 
 def test_tsv_quotes_nothing(tmp_path):
+    other = write(tmp_path / "b.tsv", 'text\tlabel\tmore\nGood\t1\t"{""a"": 1}"\n')
+    assert load(other, whole_tables=True)["test"].texts == ["Good"], "what another column holds is nothing to us"
     data = write(tmp_path / "a.tsv", 'text\tlabel\n"Go" he said\t1\n"a quote that never ends, and a comma\t0\nit\'s "\t1\n')
     part = load(data, whole_tables=True)["test"]
     assert part.texts == ['"Go" he said', '"a quote that never ends, and a comma', "it's \""]
@@ -543,7 +545,11 @@ WRONG = {
     "endless quote": ("a.csv", 'text,label\ngood,1\n"bad,0\nbad,0\n', "line 4 is not readable"),
     "quote in front of a word": ("a.csv", 'text,label\n"Alien" is dull,0\n', "line 2 is not readable"),
     "long field in csv": ("a.csv", "text,label\ngood,1\n" + "a" * (LONGEST + 1) + ",1\n", "line 3 is not readable .*limit"),
-    "quotes doubled in tsv": ("a.tsv", 'text\tlabel\n"He said ""no"" twice"\t0\n', 'line 2 quotes "" as a .csv does'),
+    "quotes doubled in tsv": (
+        "a.tsv",
+        'text\tlabel\n"He said ""no"" twice"\t0\n',
+        r'line 2 doubles its quotes \(""\) as a .csv does',
+    ),
     "long field in tsv": ("a.tsv", "text\tlabel\n" + "a" * (LONGEST + 1) + "\t1\n", "line 2 is not readable .*limit"),
 }
 

@@ -47,7 +47,7 @@ def test_a_run_is_taken_in_with_what_was_measured_later_and_without_text(finishe
     table.main([str(run)])  # again, perhaps with one more measurement
     finished = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(finished | {"arguments": finished["arguments"] | {"seed": 8}}))
-    with pytest.raises(UserError, match=r"judge\.json is of another run; rename .*films, or remove that record first"):
+    with pytest.raises(UserError, match=r"judge\.json has other figures than .*films; rename the run, or remove that"):
         table.main([str(run)])
     assert json.loads((here / "judge.json").read_text()) == record
 

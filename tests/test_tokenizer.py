@@ -332,10 +332,25 @@ def test_the_options_beside_a_tokenizer_file_win_as_they_do_in_transformers(tmp_
     assert (mine.encode(FOREIGN) == own.encode(FOREIGN)) == (kind != "PreTrainedTokenizerFast")
 
 
+@pytest.mark.parametrize("strips", [True, False])
+def test_an_option_of_none_beside_a_tokenizer_file_wins_and_one_that_is_missing_leaves_the_files_own(tmp_path, strips):
+    Tokenizer.from_vocabulary(PIECES, strip_accents=strips, lowercase=True).backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"model_type": "distilbert"}')
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text('{"do_lower_case": true, "strip_accents": null}')
+    both = Tokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert both[0].encode("schön") == both[1]("schön")["input_ids"] == Tokenizer.from_vocabulary(PIECES).encode("schön")
+    config.write_text('{"do_lower_case": true}')
+    assert Tokenizer.from_pretrained(tmp_path).backend.normalizer.strip_accents is strips
+
+
 @pytest.mark.parametrize(
     ("beside", "match"),
     [
-        ({"tokenizer_config.json": {"tokenizer_class": "BertJapaneseTokenizer"}}, "is of a BertJapaneseTokenizer"),
+        (
+            {"tokenizer_config.json": {"tokenizer_class": "BertJapaneseTokenizer"}},
+            "BertJapaneseTokenizer may cut texts",
+        ),
         (
             {"tokenizer_config.json": {"added_tokens_decoder": {"6": {"content": "<br>"}}}},
             "no place for the added token '<br>'",

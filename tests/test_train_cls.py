@@ -411,8 +411,10 @@ def test_more_epochs_may_be_asked_of_a_finished_run_and_its_record_says_when(tra
     train("run", "--resume")
     assert record(directory)["lengthened_at"] == [] and "longer than" not in capsys.readouterr().out
     train("run", "--num_train_epochs", 3, "--resume")
-    assert record(directory)["lengthened_at"] == [6] and "asked for more at step 6" in (directory / "README.md").read_text()
-    assert "longer than it was to be: the learning rate, which has fallen, goes on" in capsys.readouterr().out
+    assert (
+        record(directory)["lengthened_at"] == [6] and "9 steps (lengthened at step 6)" in (directory / "README.md").read_text()
+    )
+    assert "longer than planned: from here on the learning rate is that of a run of the new length" in capsys.readouterr().out
     assert log(directory)[-1]["step"] == 9 and record(directory)["arguments"]["num_train_epochs"] == 3
     with pytest.raises(UserError, match="--num_train_epochs 2 is less than the run's 3"):
         train("run", "--resume")
@@ -427,7 +429,7 @@ def test_a_finished_run_that_is_asked_for_more_is_not_finished_until_it_has_it(t
     assert not any((run / name).exists() for name in ("run.json", *measured))
     train_and_die(train, monkeypatch, 0, "--num_train_epochs", 3, "--resume")
     train("cut", "--num_train_epochs", 3, "--resume")
-    assert record(run)["epochs"] == 3
+    assert record(run)["epochs"] == 3 and record(run)["lengthened_at"] == [6], "once, however often it died before it was saved"
 
 
 def test_a_run_of_the_other_script_is_not_gone_on_with(corpus, tmp_path, train):

@@ -9,7 +9,7 @@ def padding_share(lengths: list[int], batches: list[list[int]]) -> float:
 
 
 def tight_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
-    """Batches of batch_size, every index once, each of neighbours in the order of length; the smaller one stands at an end."""
+    """Batches of batch_size, every index once, each of neighbours in length; a smaller one is the first or the last."""
     raise NotImplementedError("your turn")
 
 
