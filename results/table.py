@@ -198,18 +198,20 @@ def as_trained(evaluation: dict, record: dict) -> bool:
 
 
 def confidence_and_transfer() -> str:
-    """Of each that judged SST-2's dev sentences: how, and what one temperature does to its confidence, if one was fitted."""
+    """Of each that judged SST-2's dev sentences or got a temperature: how it judged, and what that does to its confidence."""
     lines = ["| record | temperature, from validation | ECE | Brier score | SST-2 dev accuracy (95% interval) |"]
     lines.append("|---|---|---|---|---|")
     for path in sorted(HERE.glob("*.json")):
         record = read_json(path)
-        if sst2 := sst2_dev(record):
-            cells = [f"`{path.name}`", "", "", ""]
-            if calibration := record.get("calibration"):
-                before_and_after = ("{before:.4f} → {after:.4f}".format(**calibration[key]) for key in ("ece", "brier"))
-                cells[1:] = f"{calibration['temperature']:.2f}", *before_and_after
+        sst2, calibration, cells = sst2_dev(record), record.get("calibration"), [f"`{path.name}`", "", "", "", ""]
+        if calibration:
+            before_and_after = ("{before:.4f} → {after:.4f}".format(**calibration[key]) for key in ("ece", "brier"))
+            cells[1:4] = f"{calibration['temperature']:.2f}", *before_and_after
+        if sst2:
             low, high = sst2["accuracy_interval"]
-            lines.append("| " + " | ".join([*cells, f"{sst2['accuracy']:.3f} ({low:.3f} to {high:.3f})"]) + " |")
+            cells[4] = f"{sst2['accuracy']:.3f} ({low:.3f} to {high:.3f})"
+        if calibration or sst2:
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -175,6 +175,14 @@ def test_the_dev_set_is_found_under_whatever_it_was_given_as_if_it_is_whole(name
         assert table.sst2_dev(record) == (whole | how if how == cut else None)
 
 
+def test_a_temperature_has_its_row_even_where_sst2_was_read_in_another_way_than_the_run_was_trained(here):
+    figures = {key: {"before": 0.0256, "after": 0.0125} for key in ("ece", "brier")}
+    record = {"arguments": {"max_length": 384}, "calibration": {"temperature": 1.25} | figures}
+    record["evaluations"] = {"sst2": {"n": 872, "accuracy": 0.8, "accuracy_interval": [0.7, 0.9], "max_length": 8}}
+    (here / "run.json").write_text(json.dumps(record))
+    assert table.confidence_and_transfer().endswith("| `run.json` | 1.25 | 0.0256 → 0.0125 | 0.0256 → 0.0125 |  |\n")
+
+
 @pytest.mark.parametrize(("bf16", "kind"), [(True, "bf16"), (False, "fp32")])
 def test_a_tuned_trainer_is_named_by_its_number_format(here, bf16, kind):
     contestant = {"tokens_per_second": 7.0, "ours_is_faster_by": {"median": 2.0, "least": 1.0, "most": 3.0}}
