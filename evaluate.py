@@ -86,15 +86,7 @@ def main(argv: list[str] | None = None) -> None:
             scores = softmax(predict_logits(model, [ids], tokenizer.pad_id))[0]
         said = f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {' '.join(args.text.split())}"
         return print(printable(said))
-    called = list(model.config.id2label.values())
-    meant = [LABELS.get(name.strip().lower()) for name in called]
-    if meant[0] == 1 or meant[1] == 0:
-        raise UserError(
-            f"--model {args.model} calls class 0 {called[0]} and class 1 {called[1]}; in every label here 0 is Negative, 1 is "
-            "Positive, so it judges --text only"
-        )
-    if None in meant:
-        print(printable(f"{args.model} calls its classes {called[0]} and {called[1]}: taken for Negative and Positive"))
+    check_names(model.config.id2label, args.model)
 
     data = args.data or own.get("data", "sample")
     if not args.data and data not in ("sample", "imdb", "sst2") and not os.path.exists(data):
@@ -154,6 +146,18 @@ def run_arguments(directory: Path) -> dict:
     names = ("data", "split", "keep_breaks", "keep_duplicates", "train_size", "eval_size", "seed", "max_length", "truncation")
     used = {name: value for name, value in stored.items() if name in names}
     return check_stored(Arguments, check_stored(TrainingArguments, used, path), path)
+
+
+def check_names(called: dict[int, str], model: str) -> None:
+    """Says how classes are taken whose names do not tell. Raises `UserError` where class 0 is the positive one."""
+    meant = {label: LABELS.get(name.strip().lower()) for label, name in called.items()}
+    if meant[0] == 1 or meant[1] == 0:
+        raise UserError(
+            f"--model {model} calls class 0 {called[0]} and class 1 {called[1]}; in every label here 0 is Negative, 1 is "
+            "Positive, so it judges --text only"
+        )
+    if None in meant.values():
+        print(printable(f"{model} calls its classes {called[0]} and {called[1]}: taken for Negative and Positive"))
 
 
 def print_metrics(title: str, metrics: dict) -> None:

@@ -120,6 +120,9 @@ def table_rows(path: Path, content: str | None = None) -> Iterator[Row]:
         text, label = record.get("text", record.get("sentence")), record.get("label")  # GLUE's files say sentence
         if not isinstance(text, str):
             raise UserError(f"{path}: line {number} has no text; expected a column 'text' (and 'label': 0/1 or neg/pos)")
+        if path.suffix == ".tsv" and text[:1] == text[-1:] == '"' and '""' in text[1:-1]:
+            told = 'doubles its quotes ("") as a .csv does, but in a .tsv quotes are text; save it as .csv or .jsonl'
+            raise UserError(f"{path}: line {number} {told}")
         if not encodable(text):
             raise UserError(f"{path}: line {number} holds half a surrogate pair (\\ud800 to \\udfff), which is no character")
         key = "" if label is None else str(label).strip().lower()
@@ -157,10 +160,6 @@ def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
             if None in record.values():
                 hint = "; a text of several lines wants a .csv or a .jsonl" * tabs
                 raise UserError(f"{path}: line {reader.line_num} has fewer fields than the header{hint}")
-            text = record.get("text", record.get("sentence", ""))
-            if tabs and text[:1] == text[-1:] == '"' and '""' in text[1:-1]:
-                told = 'doubles its quotes ("") as a .csv does, but in a .tsv quotes are text; save it as .csv or .jsonl'
-                raise UserError(f"{path}: line {reader.line_num} {told}")
             yield reader.line_num, record
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.reader.line_num} is not readable ({error})") from None

@@ -26,15 +26,19 @@ def same_data(given: str, trained_on: str) -> bool:
     return Path(given).name == Path(trained_on).name
 
 
+def changed(parts: Parts, directory: Path) -> bool:
+    """Whether the run's record says that its texts, or their parts and labels, were others."""
+    record = directory / "run.json"
+    known = read_json(record).get("data") if record.exists() else None
+    return isinstance(known, dict) and any(known.get(name, now) != now for name, now in fingerprints(parts).items())
+
+
 def check_unchanged(parts: Parts, directory: Path, data: str) -> None:
-    """Raises `UserError` when the run's record says that its texts, or their parts and labels, were others; one that is missing
-    or does not say passes.
+    """Raises `UserError` when a run's data have changed since.
 
     A table without a column split is cut by the number of its rows: with a few more, most of what is test now was trained on.
     """
-    record = directory / "run.json"
-    known = read_json(record).get("data") if record.exists() else None
-    if isinstance(known, dict) and any(known.get(name, now) != now for name, now in fingerprints(parts).items()):
+    if changed(parts, directory):
         told = " (without a column split all its rows are test, but for those that the run knows)"
         told = told if (directory / "known.hashes").exists() else ", with no text in it that the run may have learnt from"
         raise UserError(

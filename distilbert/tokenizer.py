@@ -74,7 +74,8 @@ class Tokenizer:
             if whole.exists():
                 backend = tokenizers.Tokenizer.from_file(str(whole))
                 berts = isinstance(backend.normalizer, tokenizers.normalizers.BertNormalizer)
-                for name, value in options.items() if berts and said.get("tokenizer_class") in BERTS else ():
+                obeyed = options if berts and said.get("tokenizer_class") in BERTS else {}
+                for name, value in obeyed.items():
                     setattr(backend.normalizer, name, value)  # as in transformers (which has defaults for what is not said)
                 tokenizer = cls(backend, str(whole))
                 tokenizer.encode("ꙮ")  # a piece that hardly a vocabulary has: some files break only here

@@ -115,12 +115,8 @@ def whole_imdb() -> str:
         encoder = f"`{arguments['model']}`" if "model" in arguments else ""
         low, high = test["accuracy_interval"]
         of = "" if test["n"] == 25_000 else f", of {test['n']:,}"
-        cells = [
-            system + lengthened(record),
-            encoder,
-            f"{test['accuracy']:.4f} ({low:.4f} to {high:.4f}){of}",
-            f"{test['roc_auc']:.4f}",
-        ]
+        accuracy = f"{test['accuracy']:.4f} ({low:.4f} to {high:.4f}){of}"
+        cells = [system + lengthened(record), encoder, accuracy, f"{test['roc_auc']:.4f}"]
         minutes = f"{record['seconds'] / 60:.0f}" if "seconds" in record else ""
         cells += [minutes, f"[{path.stem}](results/{path.name})"]
         lines.append("| " + " | ".join(cells) + " |")

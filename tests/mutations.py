@@ -124,8 +124,8 @@ MUTATIONS = [
     Mutation(
         "options-beside-a-tokenizer-ignored",
         "distilbert/tokenizer.py",
-        "for name, value in options.items() if berts",
-        "for name, value in () if berts",
+        "obeyed = options if berts and",
+        "obeyed = {} if berts and",
         "tokenizer::the_options_beside_a_tokenizer_file_win_as_they_do_in_transformers",
     ),
     Mutation(
