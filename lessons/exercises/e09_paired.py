@@ -32,8 +32,9 @@ def test_what_would_convince():
 
 
 def test_errors_of_two_kinds_are_both_errors():
-    labels = np.zeros(8, dtype=int)
-    assert paired_p(labels + 1, labels + 2, labels) == 1.0, "of three classes: both are wrong, each in its own way"
+    a, b, labels = verdicts(both=170, only_a=0, only_b=11, neither=19)
+    a[-19:], b[-19:], labels[-19:] = 1, 2, 0  # of three classes: both are wrong, each in its own way
+    assert abs(paired_p(a, b, labels) - 2 / 2**11) < 1e-12
 
 
 def test_nothing_to_tell_them_apart():
