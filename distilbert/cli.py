@@ -9,7 +9,14 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import field, fields
+from importlib.util import find_spec
 from pathlib import Path
+
+NEEDED = ("huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "tqdm")
+if missing := [name for name in NEEDED if find_spec(name) is None]:  # before the first import of one
+    advice = f"{sys.executable} has no {', '.join(missing)}; in the clone: pip install -r requirements.txt"
+    print(f"error: {advice}", file=sys.stderr)
+    sys.exit(2)
 
 from safetensors import SafetensorError
 

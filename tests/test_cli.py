@@ -346,6 +346,16 @@ def test_help_answers_within_a_second_and_without_torch(script):
     assert not imported & {"torch", "numpy", "tokenizers", "transformers"}
 
 
+@pytest.mark.parametrize("program", [["train_cls.py"], ["evaluate.py", "--help"], ["-m", "distilbert.look"]])
+def test_a_python_without_the_packages_is_named_with_the_command_that_brings_them(program):
+    answer = run(*program, python=("-S",))  # which leaves out what pip has installed
+    (line,) = answer.stderr.splitlines()
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert line.endswith("pip install -r requirements.txt")
+    required = {name.partition("==")[0] for name in (ROOT / "requirements.txt").read_text().split()}
+    assert set(line.partition(" has no ")[2].partition(";")[0].split(", ")) == required
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("mistake", [["--seeed", "3"], ["--device", "tpu"], ["--eval_batch_size", "0"], ["stray"]])
 def test_a_mistyped_flag_exits_with_two_after_at_most_two_lines_without_torch(script, mistake):
