@@ -112,10 +112,8 @@ class Pretrained:
         head = {row.theirs: row.ours for row in rows if row.ours.startswith("head.")}
         found = head.keys() & tensors.keys()
         if absent := found and head.keys() - found:
-            raise UserError(
-                f"{directory}: half a head: has {called[min(found)]}, but no {foreign.file_name(min(absent), called)} "
-                f"(our {head[min(absent)]})"
-            )
+            lost = f"{foreign.file_name(min(absent), called)} (our {head[min(absent)]})"
+            raise UserError(f"{directory}: half a head: has {called[min(found)]}, but no {lost}")
         rows = [row for row in rows if found or row.theirs not in head]  # the encoder is always needed
         with torch.device("meta"):  # shapes only: what does not fit is refused before memory is taken for it
             shapes = {name: p.shape for name, p in cls(stored).named_parameters()}
@@ -163,6 +161,8 @@ def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor
         tensors, called = ({name: x for name, x in named.items() if name not in theirs} for named in (tensors, called))
         config = config.replace(id2label=DistilBertConfig().id2label)
     if not any(name.startswith("pre_classifier.") for name in tensors) and "classifier.weight" in tensors:
+        if "classifier_head" in raw:  # written by us, and so with both layers, a linear head, too
+            raise UserError(f"{directory}: half a head: has {called['classifier.weight']}, but no pre_classifier.weight")
         config = config.replace(classifier_head="linear", seq_classif_dropout=None)
     return config, tensors, called
 

@@ -12,16 +12,10 @@ from dataclasses import field, fields
 from importlib.util import find_spec
 from pathlib import Path
 
-NEEDED = ("huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "tqdm")
-if missing := [name for name in NEEDED if find_spec(name) is None]:  # before the first import of one
-    advice = f"{sys.executable} has no {', '.join(missing)}; in the clone: pip install -r requirements.txt"
-    print(f"error: {advice}", file=sys.stderr)
-    sys.exit(2)
-
-from safetensors import SafetensorError
-
 from .errors import FULL, UserError
 from .files import cache_directory, encodable
+
+NEEDED = ("huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "tqdm")  # as in requirements.txt
 
 
 def flag(
@@ -44,7 +38,8 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments_class: type, argv: list[str] | None = None, presets: dict[str, dict] | None = None):
     """The dataclass, filled from `argv` (default: the command line). A preset fills what the command line leaves open.
 
-    Raises `UserError` for an unknown flag, a value of the wrong type, one outside its range or not among its choices.
+    Raises `UserError` for an unknown flag, a value of the wrong type, one outside its range or not among its choices, and
+    where a package is not installed: a program comes here before it imports one.
     """
     program = sys.modules["__main__"].__spec__  # of `python -m distilbert.look`; a script has none
     parser = _Parser(
@@ -70,6 +65,8 @@ def parse(arguments_class: type, argv: list[str] | None = None, presets: dict[st
             names = [f"--no_{item.name}", f"--no-{item.name.replace('_', '-')}"]
             parser.add_argument(*names, **options | {"action": "store_false", "help": argparse.SUPPRESS})
     given = vars(parser.parse_args(argv))
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise UserError(f"{sys.executable} has no {', '.join(missing)}; in the clone: pip install -r requirements.txt")
     chosen = (presets or {}).get(given.get("preset"), {})
     return arguments_class(**chosen | given)
 
@@ -162,6 +159,8 @@ def _advice(error: Exception) -> str | None:
             "\nIf it was a batch that did not fit: a smaller --eval_batch_size or --max_length, or in training a "
             "smaller --batch_size with more --gradient_accumulation_steps"
         )
+    from safetensors import SafetensorError  # here, as are the other packages: the command line is read without them
+
     if not isinstance(error, OSError | SafetensorError):
         return None
     if getattr(error, "errno", None) in FULL or any(f"os error {number}" in message for number in FULL):  # safetensors' way

@@ -12,8 +12,6 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from .errors import FULL, UserError
 
 
@@ -133,6 +131,8 @@ def download(url: str, path: Path, **expected: str) -> Path:
     ((kind, digest),) = expected.items()
 
     def fetch(temporary: Path) -> None:
+        from tqdm import tqdm  # here: what is missing is said by the command line, which reads this file first
+
         started, received = time.monotonic(), 0
         with urllib.request.urlopen(url, timeout=SECONDS) as answer, open(temporary, "wb") as file:
             size = int(answer.headers.get("Content-Length") or 0)

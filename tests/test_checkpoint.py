@@ -558,6 +558,14 @@ def test_half_a_head_is_refused(tmp_path, cls, classifier_head, absent):
     refused(tmp_path, "half a head", f"no {min(absent)} (our head.", cls=cls)
 
 
+@pytest.mark.parametrize("classifier_head", ["linear", "pre_classifier"])
+def test_a_model_of_ours_that_lost_one_of_its_two_layers_is_not_taken_for_a_head_that_never_had_it(tmp_path, classifier_head):
+    """A linear head is saved as two layers, the second with another bias."""
+    our_model(CLASSIFIER, classifier_head).save_pretrained(tmp_path)
+    edit(tmp_path, lambda content: [content.pop(f"pre_classifier.{kind}") for kind in ("weight", "bias")])
+    refused(tmp_path, "half a head: has classifier.weight, but no pre_classifier.weight", cls=CLASSIFIER)
+
+
 @pytest.mark.parametrize(
     ("cls", "other", "name"), [(MLM, CLASSIFIER, "vocab_transform.scale"), (CLASSIFIER, MLM, "classifier.norm.weight")]
 )
