@@ -167,8 +167,8 @@ def check_classes(parts: Parts, names: tuple[str, ...], data: str) -> Parts:
     for name in names:
         if name not in parts:
             it_has = f"only {', '.join(parts)}; a table names its parts in a column split"
-            hint = "try train_mlm.py or evaluate.py" if name == "train" and len(names) > 1 else it_has
-            raise UserError(f"--data {data}: has no {name} part; {hint}")
+            fits = "train_mlm.py takes texts without labels" if "unlabelled" in parts else "try evaluate.py"
+            raise UserError(f"--data {data}: has no {name} part; {fits if name == 'train' and len(names) > 1 else it_has}")
         labels = parts[name].labels
         if (labels == UNLABELLED).any():
             where = parts[name].names[int((labels == UNLABELLED).argmax())]

@@ -147,7 +147,7 @@ TEXTS = {  # a file's name, its content, what must be said besides its name
     "a part for some only": ("films.jsonl", in_parts({"train": BALANCED, "": BALANCED}), "expected train, validation or test"),
     "not UTF-8": ("films.csv", "text,label\ncafé,1\n".encode("latin-1"), "byte 14 is not UTF-8"),
     "no header": ("films.csv", b"a good film,1\na bad film,0\n", "has no text; expected a column 'text'"),
-    "unlabelled lines": ("films.txt", b"a good film\na bad film\n", "has no train part; try train_mlm.py"),
+    "unlabelled lines": ("films.txt", b"a good film\na bad film\n", "no train part; train_mlm.py takes texts without labels"),
     "half a tarball": ("aclImdb.tar.gz", archive(*imdb_members())[:300], "a broken archive"),
     "another tarball": ("aclImdb.tar.gz", archive(("readme.txt", b"hello")), "expected IMDb's layout"),
     "an absolute path": ("aclImdb.tar.gz", archive(("/etc/aclImdb/train/pos/0_9.txt", b"x")), "points outside the archive"),
