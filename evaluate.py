@@ -56,6 +56,7 @@ from distilbert.metrics import classification_metrics, reliability, softmax
 from distilbert.mistakes import accuracy_by_kind, confident_mistakes, print_errors
 from distilbert.precision import Precision
 from distilbert.predict import trained_classifier
+from distilbert.start import check_device
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     model, tokenizer = trained_classifier(args.model, directory)
     precision = Precision.choose(args.device, args.precision)
     tune_process()
+    check_device(model, precision.device)
     model.to(precision.device, precision.dtype)
     max_length = args.max_length or min(own.get("max_length", 512), model.config.max_position_embeddings)
     truncation = args.truncation or own.get("truncation") or "head"

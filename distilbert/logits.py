@@ -16,6 +16,7 @@ from data.mlm import masked_batch
 
 from .distributed import is_first
 from .errors import UserError
+from .model import labelled_rows
 
 
 @contextlib.contextmanager
@@ -76,6 +77,7 @@ def masked_lm_totals(
     with evaluating(model):
         for indices in batches_to_judge([ids for ids, _ in pairs], batch_size):
             batch = masked_batch([pairs[i] for i in indices], pad_id)
+            batch |= labelled_rows(batch["labels"])  # on the CPU, as in training
             logits, targets = model.labelled_logits(**{name: tensor.to(device) for name, tensor in batch.items()})
             loss_sum += F.cross_entropy(logits.float(), targets, reduction="sum").item()
             right += int((logits.argmax(dim=1) == targets).sum())

@@ -1,5 +1,6 @@
 """What both training scripts need around the loop: where to start from, seeds, copies of the weights."""
 
+import copy
 import platform
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from .config import DistilBertConfig
 from .errors import UserError
 from .files import checksum
 from .hub import locate
+from .logits import in_eval_mode
 from .model import DistilBertForMaskedLM, Dropout
 from .optim import AdamW
 from .predict import check_pair
@@ -52,6 +54,7 @@ def starting_point(model_class, args, texts: list[str], **changes):
     if args.device == "mps" and terms >= 32_767:  # https://github.com/pytorch/pytorch/issues/195163
         told = f"a gradient here is a product over up to {terms:,} terms; on an M1 or M2, torch can get 32,767 or more wrong"
         print(f"--device mps: {told}, silently. With a smaller --batch_size, or on the CPU, it is right", file=sys.stderr)
+    check_device(model, args.device)
     if args.precision == "bf16" and args.gradient_accumulation_steps > 64:
         told = "gradients are added up in bf16, where so many small shares get lost; use 64 at most, or --precision fp32"
         raise UserError(f"--gradient_accumulation_steps {args.gradient_accumulation_steps}: {told}")
@@ -60,6 +63,35 @@ def starting_point(model_class, args, texts: list[str], **changes):
             if isinstance(module, Dropout):
                 module.p = args.dropout
     return model, tokenizer
+
+
+def check_device(model: nn.Module, device: str) -> None:
+    """Of a Mac's GPU: raises `UserError` where it does not compute what the CPU does, of two texts, one of them padded.
+
+    On some, torch is reported to lose biases, silently (https://github.com/pytorch/pytorch/issues/192934). The outputs, and
+    the gradients of each parameter, may be off by a hundredth of their norm, in fp32: rounding alone is far less.
+    """
+    if device != "mps":
+        return
+    T = min(64, model.config.max_position_embeddings)
+    ids = torch.arange(2 * T).view(2, T) % model.config.vocab_size
+    mask = torch.ones(2, T, dtype=torch.long)
+    mask[1, T // 2 :] = 0
+
+    def computed(network: nn.Module) -> dict[str, Tensor]:
+        parameters = dict(network.named_parameters())
+        on = next(iter(parameters.values())).device
+        with in_eval_mode(network):
+            outputs = network(ids.to(on), mask.to(on))
+            gradients = torch.autograd.grad(outputs.square().mean(), list(parameters.values()))
+        return {"outputs": outputs.detach().cpu()} | {name: g.cpu() for name, g in zip(parameters, gradients, strict=True)}
+
+    right, found = computed(model), computed(copy.deepcopy(model).to(device))
+    for name, expected in right.items():
+        if not (off := (found[name] - expected).norm() / expected.norm().clamp(min=1e-30)) < 0.01:
+            what = name if name == "outputs" else f"the gradients of {name}"
+            told = f"this GPU and this torch get {what} wrong, by {off:.0%} of its norm"
+            raise UserError(f"--device {device}: {told}; use the CPU: --device cpu")
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import our_config
+from conftest import our_config, randomise
 from matplotlib.axes import Axes
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -41,7 +41,7 @@ from distilbert.metrics import classification_metrics
 from distilbert.optim import AdamW
 from distilbert.resume import write_checkpoint
 from distilbert.run import Run
-from distilbert.start import full_precision, load_weights, machine, starting_point, step_seed
+from distilbert.start import check_device, full_precision, load_weights, machine, starting_point, step_seed
 
 FIGURES = {
     "n",
@@ -954,7 +954,8 @@ def test_of_gpus_the_record_and_the_card_name_the_one_that_was_used(finished, mo
         *(("cpu", 64, DistilBertForSequenceClassification, ""), ("mps", 1, DistilBertForMaskedLM, "40,000")),
     ],
 )
-def test_sums_that_a_macs_gpu_may_get_wrong_are_warned_of(tmp_path, capsys, device, batch_size, kind, terms):
+def test_sums_that_a_macs_gpu_may_get_wrong_are_warned_of(tmp_path, capsys, monkeypatch, device, batch_size, kind, terms):
+    monkeypatch.setattr(nn.Module, "to", lambda model, device: model)  # a Mac's GPU that computes as the CPU does
     DistilBertForMaskedLM(our_config(vocab_size=40_000, max_position_embeddings=512)).save_pretrained(tmp_path)
     Tokenizer.from_texts(["a film"]).save_pretrained(tmp_path)
     given = {"model": str(tmp_path), "device": device, "batch_size": batch_size, "max_length": 512}
@@ -962,6 +963,43 @@ def test_sums_that_a_macs_gpu_may_get_wrong_are_warned_of(tmp_path, capsys, devi
     said = capsys.readouterr().err
     assert (f"--device mps: a gradient here is a product over up to {terms} terms" in said) == bool(terms)
     assert ("--device mps" in said) == bool(terms)
+
+
+class LosesItsBias(torch.autograd.Function):
+    """A product that comes out right, and one of whose gradients does not."""
+
+    @staticmethod
+    def forward(context, x, bias):
+        return x + bias
+
+    @staticmethod
+    def backward(context, upstream):
+        return upstream, torch.zeros(upstream.shape[-1])
+
+
+@pytest.mark.parametrize("kind", [DistilBertForSequenceClassification, DistilBertForMaskedLM])
+def test_a_macs_gpu_that_computes_otherwise_than_the_cpu_is_refused(monkeypatch, kind):
+    """The device is the CPU here, with a layer broken once the model has moved."""
+    model, breaks = randomise(kind(our_config(vocab_size=200))).train(), {}
+
+    def move(network, device):
+        linear = network.encoder.blocks[0].feed_forward.expand
+        linear.forward = breaks.get(device, linear.forward).__get__(linear)
+        return network
+
+    monkeypatch.setattr(nn.Module, "to", move)
+    check_device(model, "mps")  # dropout is off, and nothing is broken
+    assert model.training and all(p.grad is None for p in model.parameters())
+    breaks["mps"] = lambda self, x: x @ self.weight.T + 0 * self.bias
+    check_device(model, "cuda")  # which torch's own tests cover
+    with pytest.raises(UserError, match=r"--device mps: this GPU and this torch get outputs wrong, by \d+% .* --device cpu"):
+        check_device(model, "mps")
+    breaks["mps"] = lambda self, x: LosesItsBias.apply(x @ self.weight.T, self.bias)
+    with pytest.raises(UserError, match=r"get the gradients of encoder.blocks.0.feed_forward.expand.bias wrong, by 100%"):
+        check_device(model, "mps")
+    breaks["mps"] = lambda self, x: x @ self.weight.T + math.nan * self.bias
+    with pytest.raises(UserError, match=r"get outputs wrong, by nan%"):
+        check_device(model, "mps")
 
 
 @pytest.mark.parametrize(("precision", "steps", "refused"), [("bf16", 65, True), ("bf16", 64, False), ("fp32", 65, False)])
