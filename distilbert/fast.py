@@ -168,8 +168,9 @@ def tune_process() -> None:
       first touch of each page is a page fault, a sixth of a step at 512 tokens. At most 1 GB stays unused at the heap's end.
     - Of oneDNN's kernels, one for each shape that a product ever had, 64 are kept instead of 1,024: batches differ in length,
       and kernels seldom come again. They took a gigabyte after sixty batches of a masked LM.
-    - On a GPU, cuDNN's kernel for attention, the first choice on an H100, is switched off: for each new shape it makes
-      plans, a second on a B200 as reported (https://github.com/modelscope/FunASR/issues/3704). Not measured here.
+    - On a GPU, cuDNN's kernel for attention, the first choice on an H100, is switched off. Reported, not measured here: with a
+      mask its gradients can be NaN (https://github.com/pytorch/pytorch/issues/196678), and for each new shape it makes plans,
+      a second on a B200 (https://github.com/modelscope/FunASR/issues/3704).
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
