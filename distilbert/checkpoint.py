@@ -161,7 +161,7 @@ def read_checkpoint(directory: Path) -> tuple[DistilBertConfig, dict[str, Tensor
         tensors, called = ({name: x for name, x in named.items() if name not in theirs} for named in (tensors, called))
         config = config.replace(id2label=DistilBertConfig().id2label)
     if not any(name.startswith("pre_classifier.") for name in tensors) and "classifier.weight" in tensors:
-        if "classifier_head" in raw:  # written by us, and so with both layers, a linear head, too
+        if "classifier_head" in raw:  # we write both layers, of a linear head, too
             raise UserError(f"{directory}: half a head: has {called['classifier.weight']}, but no pre_classifier.weight")
         config = config.replace(classifier_head="linear", seq_classif_dropout=None)
     return config, tensors, called

@@ -170,6 +170,13 @@ def test_the_number_format_is_that_of_the_weights(run, judged):
     assert formats == ["fp32", "bf16"] and not np.allclose(judged[0], judged[1], rtol=0, atol=1e-4)
 
 
+def test_the_device_is_compared_with_the_cpu_before_it_measures(run, judged, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate, "check_device", lambda model, device: asked.append((device, len(judged))))
+    measure(run)
+    assert asked == [("cpu", 0)]
+
+
 def test_the_subset_that_the_run_was_tested_on_is_measured_again(corpus, tmp_path, judged):
     flags = [*TINY, "--data", str(corpus), "--eval_size", "6", "--seed", "3", "--max_steps", "1"]
     expected = train_and_record([*flags, "--output_dir", str(tmp_path / "run")])

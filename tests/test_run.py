@@ -955,7 +955,8 @@ def test_of_gpus_the_record_and_the_card_name_the_one_that_was_used(finished, mo
     ],
 )
 def test_sums_that_a_macs_gpu_may_get_wrong_are_warned_of(tmp_path, capsys, monkeypatch, device, batch_size, kind, terms):
-    monkeypatch.setattr(nn.Module, "to", lambda model, device: model)  # a Mac's GPU that computes as the CPU does
+    moved = []  # to a Mac's GPU that computes as the CPU does
+    monkeypatch.setattr(nn.Module, "to", lambda model, device: moved.append(device) or model)
     DistilBertForMaskedLM(our_config(vocab_size=40_000, max_position_embeddings=512)).save_pretrained(tmp_path)
     Tokenizer.from_texts(["a film"]).save_pretrained(tmp_path)
     given = {"model": str(tmp_path), "device": device, "batch_size": batch_size, "max_length": 512}
@@ -963,10 +964,11 @@ def test_sums_that_a_macs_gpu_may_get_wrong_are_warned_of(tmp_path, capsys, monk
     said = capsys.readouterr().err
     assert (f"--device mps: a gradient here is a product over up to {terms} terms" in said) == bool(terms)
     assert ("--device mps" in said) == bool(terms)
+    assert moved == ["mps"] * (device == "mps"), "compared with the CPU before it trains"
 
 
 class LosesItsBias(torch.autograd.Function):
-    """A product that comes out right, and one of whose gradients does not."""
+    """Adds a bias, whose gradient then gets lost."""
 
     @staticmethod
     def forward(context, x, bias):
