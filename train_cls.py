@@ -109,7 +109,7 @@ def train(run: Run) -> None:
             tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
             labels_in_step, tokens = workers.total(sum(counts), tokens)
             step_loss = torch.zeros((), device=precision.device)
-            scaler.scale(step_loss)  # unscale_ fails without a scale before it: here, where this process has no batch
+            scaler.scale(step_loss)  # unscale_ fails if nothing was scaled, as where this process has no batch
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
                     loss = share_of_step(model.loss(**precision.to_device(batch)), count, labels_in_step)

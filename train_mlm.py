@@ -131,7 +131,7 @@ def train(run: Run) -> None:
             tokens = sum(int(batch["attention_mask"].sum()) for batch in step_batches)
             labels_in_step, tokens = workers.total(sum(counts), tokens)
             step_loss = torch.zeros((), device=precision.device)
-            scaler.scale(step_loss)  # unscale_ fails without a scale before it: here, where this process has no batch
+            scaler.scale(step_loss)  # unscale_ fails if nothing was scaled, as where this process has no batch
             for batch, count in zip(step_batches, counts, strict=True):
                 with precision.autocast():
                     loss = share_of_step(model.loss(**precision.to_device(batch)), count, labels_in_step)
@@ -171,7 +171,7 @@ def train(run: Run) -> None:
         f"\ntest perplexity {metrics['perplexity']:.2f}, {metrics['masked_accuracy']:.1%} of {metrics['n']} masked tokens "
         f"guessed; best validation: step {progress.best['step']}\n\nThe model is in {run.directory}. Try it:\n"
         f'python -m distilbert.predict --model {run.directory} --fill "The acting was [MASK]."\n'
-        f"python train_cls.py --model {run.directory}"
+        f"python train_cls.py --model {run.directory} --output_dir runs/adapted"
     )
 
 

@@ -57,7 +57,7 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, b
 
     "length": examples of similar length together, so that little is padded (of a random batch of reviews cut at 512, half is).
     The order is by length // 16, at random among equal ones, and the finished batches are shuffled: neither neighbours nor
-    order repeat from epoch to epoch. A rest makes one batch smaller: a random one, or it would always hold the longest.
+    order repeat from epoch to epoch. A remainder makes one batch smaller: a random one, or it would always be the longest's.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))

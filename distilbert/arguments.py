@@ -8,7 +8,7 @@ from .cli import flag
 @dataclass(frozen=True)
 class TrainingArguments:
     # text and weights
-    model: str = flag("minilm", "directory, hub id, minilm, distilbert-base-uncased, scratch or scratch-tiny")
+    model: str = flag("minilm", "directory, hub id, minilm, distilbert-base-uncased, bert-base-uncased, scratch, scratch-tiny")
     data: str = flag("sample", "sample, imdb, or a path: aclImdb_v1.tar.gz, aclImdb/, .jsonl, .csv, .tsv, .txt (masked LM)")
     split: str = flag(
         "official",
@@ -21,7 +21,7 @@ class TrainingArguments:
     train_size: int | None = flag(None, "so many training texts, classes in proportion (default: all)", low=1)
     eval_size: int | None = flag(None, "so many texts of validation and of test each, likewise (default: all)", low=1)
     # where the run lives
-    preset: str = flag("", "a published recipe; explicit flags win over it, --no_keep_breaks too")
+    preset: str = flag("", "a published recipe; explicit flags win over it, and --no_FLAG switches one of its flags off")
     output_dir: str = flag("", "the run directory")
     overwrite: bool = flag(False, "replace the run that is in output_dir")
     resume: bool = flag(False, "go on from the last checkpoint in output_dir; give the run's other flags again")

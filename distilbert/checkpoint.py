@@ -56,7 +56,7 @@ class Row:
 
 
 def name_map(architecture: str, config: DistilBertConfig) -> list[Row]:
-    """The bijection between Hugging Face's names and ours for one of the three models."""
+    """The map between Hugging Face's names and ours for one of the three models."""
     patterns = list(EMBEDDINGS)
     for i in range(config.n_layers):
         patterns += [(theirs.format(i), ours.format(i)) for theirs, ours in BLOCK]

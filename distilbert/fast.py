@@ -104,7 +104,7 @@ APART = 1 << 32  # between the seeds of two pieces, because a dropout counts on 
 
 
 def has_fused_attention(device: torch.device) -> bool:
-    """Whether to leave attention to torch, on a GPU. A CPU's kernel has no dropout, and without gains little or loses."""
+    """Whether to leave attention to torch, on a GPU. A CPU's kernel has no dropout, and gains little or loses without it."""
     return device.type != "cpu"
 
 

@@ -208,7 +208,7 @@ def sizes_of(tensors: dict[str, Tensor], directory: Path) -> DistilBertConfig:
 def linear_head_as_transformers(tensors: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
     """Our one Linear as transformers' Linear, ReLU, Linear, with the same logits: in fp32, and to judge by, not to train on.
 
-    h is the output of a norm, so |h| ≤ √D·max|γ| + max|β| < C. Then relu(I·h + C) = h + C: the ReLU does nothing, and
+    h is the output of a norm, so |h| ≤ √D·max|γ| + max|β| ≤ C. Then relu(I·h + C) = h + C: the ReLU does nothing, and
     the second Linear takes W·C off its bias again. (Half precision would round h at the size of C, dropout drop C with it.)
     """
     weight, bias = tensors["classifier.weight"], tensors["classifier.bias"]

@@ -163,7 +163,7 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
 class DistilBertModel(nn.Module, Pretrained):
     """The encoder: ids to one vector a token, each of which has seen the whole sequence.
 
-    `rows`: the positions that the head will read. No later block needs the others, so the last block computes its
+    `rows`: the positions that the head will read. Nothing behind the last block needs the others, so it computes its
     queries and everything after them for these rows only. Exact; of six blocks' work a classifier saves a seventh.
     """
 
@@ -283,7 +283,7 @@ def at_least_fp32(logits: Tensor) -> Tensor:
 
 
 def initialiser(std: float):
-    """For `module.apply`: normal(0, std) for matrices, zero for biases and the padding row, one for norms (as transformers)."""
+    """For `module.apply`: normal(0, std) for matrices, zero for biases and the padding row; norms keep 1 and 0."""
 
     def init(module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):

@@ -114,7 +114,7 @@ class AdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> bool:
-        """Returns True, and so does a loss scaler's `step`, unless it skips this call after an overflow: then None."""
+        """Returns True; a loss scaler's `step` passes that on, or returns None where it skips this call after an overflow."""
         for group in self.param_groups:
             (beta1, beta2), lr = group["betas"], group["lr"]
             for p in group["params"]:

@@ -31,7 +31,7 @@ def trained_classifier(name: str, directory: Path) -> tuple[DistilBertForSequenc
     """What `directory` holds, which --model calls `name`. Raises `UserError` unless it is trained to tell two classes apart."""
     model = DistilBertForSequenceClassification.from_pretrained(directory)
     if model.head_is_fresh:
-        raise UserError(f"--model {name} has no trained classifier; train one: python train_cls.py --model {name}")
+        raise UserError(f"--model {name} has no trained classifier; train one: python train_cls.py --model {name} …")
     if model.config.num_labels != 2:
         raise UserError(f"--model {name} tells {model.config.num_labels} classes apart, expected Negative and Positive")
     path = directory / "config.json"

@@ -32,6 +32,7 @@ COMMANDS = [
 sys.path[:0] = [str(ROOT / "results"), str(ROOT / "benchmarks")]
 
 import ablations
+import adaptation
 import table
 
 SCRIPTS = {"train_cls.py": train_cls, "train_mlm.py": train_mlm, "evaluate.py": evaluate}
@@ -189,6 +190,14 @@ def test_what_it_says_of_an_adaptation_is_in_its_record(arm):
     assert round(100 * record["arguments"]["mlm_probability"]) == int(hidden)
     curve = [record["validation"][0], record["validation"][-1]][-len(shares) :]
     assert [round(100 * accuracy) for _, _, accuracy in curve] == [int(share) for share in shares]
+
+
+def test_its_commands_for_an_adapted_encoder_are_the_benchmarks_and_its_records():
+    adapt, classify = (command for command in COMMANDS if "imdb" in command and "runs/mlm-adapted" in command)
+    own = [*adaptation.ADAPT, *adaptation.ADAPTATIONS["adapted"]]
+    assert parse(train_mlm.Arguments, adapt[2:]) == parse(train_mlm.Arguments, [*own, *adapt[-2:], "--data", "imdb"])
+    record = with_384_tokens("adapted-")[0]["arguments"]
+    assert table.departures(vars(parse(train_cls.Arguments, classify[2:])), train_cls) == table.departures(record, train_cls)
 
 
 @pytest.mark.parametrize("arm", GUESSED)
@@ -349,9 +358,7 @@ def test_what_it_says_of_its_errors_is_in_the_record():
     (before, after), lukewarm = (
         [f"{figures[kind]['accuracy']:.3f}"[1:] for figures in (kinds, more)] for kind in (longest, worst[0])
     )
-    said = (
-        f"gain most of the four lengths, {before} become {after}; those of four stars gain more, {' become '.join(lukewarm)}.)"
-    )
+    said = f"gain most of the four quarters, {before} → {after}; four-star reviews even more, {' → '.join(lukewarm)}.)"
     assert said in RESULTS_SAID and max(gains, key=gains.get) == longest
     assert "errs most on lukewarm reviews, of four, seven and three stars, and then on the longest" in RESULTS_SAID
     assert "We read its twenty most confident mistakes" in RESULTS_SAID
@@ -419,7 +426,7 @@ def test_the_readme_sums_up_the_results_page():
     low, high = re.search(r"keeps it \(([\d.]+) and ([\d.]+) in the two rounds\)", SAID).groups()
     assert f"({low} to {high})" in rows[tuned[1]]
     avoided = {row.split("|")[1].strip(): row.split("|")[-2] for row in RESULTS.splitlines() if "| longer |" in row}
-    hundred, five_hundred = re.search(r"errors at 100 labels it takes away (\d+)%, at 500 labels (\d+)%", SAID).groups()
+    hundred, five_hundred = re.search(r"they remove (\d+)% of the errors at 100 labels and (\d+)% at 500", SAID).groups()
     assert [round(float(avoided[labels].strip(" %"))) for labels in ("100", "500")] == [int(hundred), int(five_hundred)]
     minutes = sum(map(int, re.findall(r"M tokens, (\d+) minutes", RESULTS)))
     assert f"after {minutes} minutes of masked language" in SAID

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def lookup_gradient(ids: Tensor, gradient: Tensor, rows: int) -> Tensor:
-    """The loss's gradient by the table (rows, D), from ids (B, T) and its gradient (B, T, D) by the looked-up vectors."""
+    """d loss/d table (rows, D), from ids (B, T) and `gradient` (B, T, D), which is d loss/d looked-up vectors."""
     raise NotImplementedError("your turn")
 
 

@@ -5,7 +5,10 @@ from torch import Tensor, nn
 
 
 def bound(norm: nn.LayerNorm) -> float:
-    """A number that no |output| of this norm exceeds, from its weight and bias alone: not above √(D - 1)·max|γ| + max|β|."""
+    """A number that no |output| of this norm exceeds, from its weight and bias alone.
+
+    The lesson's √D·max|γ| + max|β| is too large: the numbers of a normed vector also have the sum 0.
+    """
     raise NotImplementedError("your turn")
 
 

@@ -8,7 +8,7 @@ from distilbert.metrics import roc_auc
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """The share of pairs (positive, negative) in which the positive has the higher score; an equal score counts half.
 
-    scores (N,), labels (N,) of 0 and 1. N is small: compare them all.
+    scores (N,), labels (N,) of 0 and 1. N is small: compare them all, without `roc_auc`.
     """
     raise NotImplementedError("your turn")
 

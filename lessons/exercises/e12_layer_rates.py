@@ -8,8 +8,8 @@ from distilbert.optim import parameter_groups
 def rates(names: list[str], peak: float, layer_decay: float, head: float) -> dict[str, float]:
     """The rate of each parameter, from its name in our models ("encoder.blocks.1.attention.qkv.weight", "head.output.bias").
 
-    The last block has the peak rate, each block below it layer_decay times that of the one above, the embeddings
-    layer_decay times that of block 0; all that is not the encoder's has the head's.
+    The last block (the highest number among `names`) has the peak rate, each block below it layer_decay times that of the one
+    above, the embeddings layer_decay times that of block 0; all that is not the encoder's has the head's.
     """
     raise NotImplementedError("your turn")
 

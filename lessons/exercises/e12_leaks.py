@@ -8,7 +8,7 @@ def drop_leaks(train: list[str], held_out: list[str]) -> list[str]:
 
     Case, spaces, line breaks, punctuation and accents do not make two texts different: "Très bon!" leaks "TRES BON".
     (unicodedata.normalize("NFKD", text) parts accents from their letters; str.isalnum says no to accents, punctuation, spaces;
-    str.casefold, unlike lower, makes SS of ß.)
+    str.casefold, unlike lower, makes ss of ß.)
     """
     raise NotImplementedError("your turn")
 
