@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     directory = locate(args.model)
     own = run_arguments(directory)  # what the run was trained with; empty for other people's models
+    weights = directory / "model.safetensors"
+    before = weights.stat().st_mtime_ns if weights.exists() else None
     model, tokenizer = trained_classifier(args.model, directory)
     precision = Precision.choose(args.device, args.precision)
     tune_process()
@@ -135,6 +137,8 @@ def main(argv: list[str] | None = None) -> None:
         kinds, mistakes = accuracy_by_kind(logits, part), confident_mistakes(logits, part, args.errors)
         print_errors(kinds, mistakes, part)
         written[f"{stem}.json"] |= {"kinds": kinds, "confident_mistakes": mistakes}
+    if before is not None and (not weights.exists() or weights.stat().st_mtime_ns != before):
+        raise UserError(f"{weights} was replaced in the meantime: these figures are of the former model, and are not kept")
     if Path(args.model).is_dir():  # beside the run, not in a download cache
         for file, content in written.items():
             write_json(directory / file, content)

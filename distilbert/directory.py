@@ -55,6 +55,11 @@ class Directory:
         patterns = [pattern for pattern in WRITTEN if not (resume and pattern == "log.jsonl")]
         return self.arguments.exists() or bool(saved_steps(self.checkpoints)) or any(any(self.path.glob(w)) for w in patterns)
 
+    def forget_measured(self) -> None:
+        for pattern in MEASURED:
+            for path in self.path.glob(pattern):
+                path.unlink()
+
     def clear(self, model: str, fresh: bool, step: int, log_bytes: int) -> int:
         """Removes what a former run left (`fresh`), or what is later than `step`; returns the log's length in bytes after that.
 

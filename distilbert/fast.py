@@ -18,6 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+# MKL chooses a function's kernel at its first call, and two threads that make it together may get a coarse one, for this once
+# (https://github.com/pytorch/pytorch/issues/188792): AdamW's first step would not be the same twice. So one thread calls first.
+for dtype in (torch.float32, torch.float64):
+    torch.ones(1, dtype=dtype).sqrt()
+
 # ---- dice
 
 

@@ -35,6 +35,7 @@ class Progress:
     labels_fingerprint: str = ""  # and of their labels, part by part
     tokenizer_fingerprint: str = ""
     revision: str = ""  # of the weights it started from
+    computed_by: list = dataclasses.field(default_factory=list)  # so many processes, of so many threads each
     planned: dict = dataclasses.field(default_factory=dict)  # its --num_train_epochs and --max_steps
     lengthened: list = dataclasses.field(default_factory=list)  # the steps at which it was asked for more than that
     best: dict = dataclasses.field(default_factory=dict)  # step, score and metrics of the best validation

@@ -33,20 +33,23 @@ def gather(model: nn.Module, optimizer: AdamW, best: dict[str, Tensor]) -> dict[
 
 
 def put_back(tensors: dict[str, Tensor], model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
-    """The inverse of `gather`; returns the best weights so far. Raises `UserError` when they are of another model."""
+    """The inverse of `gather`, which empties `tensors`; returns the best weights so far.
+
+    Raises `UserError` when they are of another model.
+    """
     shapes = {f"model/{name}": p.shape for name, p in model.named_parameters()}
     if shapes != {name: tensor.shape for name, tensor in tensors.items() if name.startswith("model/")}:
         raise UserError(
             "--resume: the checkpoint is of a model of other sizes: what --model names has changed; start anew: --overwrite"
         )
     for name, p in model.named_parameters():
-        p.data.copy_(tensors[f"model/{name}"])
+        p.data.copy_(tensors.pop(f"model/{name}"))
         for key in ("exp_avg", "exp_avg_sq", "master"):
             if f"{key}/{name}" in tensors:
-                optimizer.state[p][key] = tensors[f"{key}/{name}"].to(p.device)
+                optimizer.state[p][key] = tensors.pop(f"{key}/{name}").to(p.device)
         if f"step/{name}" in tensors:
-            optimizer.state[p]["step"] = int(tensors[f"step/{name}"])
-    return {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
+            optimizer.state[p]["step"] = int(tensors.pop(f"step/{name}"))
+    return {name.removeprefix("best/"): tensors.pop(name) for name in list(tensors)}
 
 
 def write_checkpoint(checkpoints: Path, step: int, tensors: dict[str, Tensor], state: dict) -> None:
@@ -83,7 +86,9 @@ def newest_checkpoint(checkpoints: Path, say: Callable[[str], None]) -> tuple[di
                 raise UserError(f"{folder}: state.json is not what was written")
             if found != state["sha256"]:
                 raise UserError(f"{folder}: tensors.safetensors is not what state.json says")
-            return safetensors.torch.load_file(folder / "tensors.safetensors"), state
+            loaded = safetensors.torch.load_file(folder / "tensors.safetensors")
+            # copies: these are views of the file, which would keep its place on the disk to the end, long after it is removed
+            return {name: tensor.clone() for name, tensor in loaded.items()}, state
         except (UserError, FileNotFoundError, KeyError, safetensors.SafetensorError) as error:
             say(f"a damaged checkpoint is passed over: {error}")
         except OSError as error:

@@ -14,6 +14,7 @@ import sys
 import time
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from data.sources import is_imdb
@@ -78,7 +79,7 @@ class Run(Log):
         said = "\nstopping once this step, or this judging, is done; a second time stops at once …"
         try:
             print(said, file=sys.stderr, flush=True)
-        except OSError:  # `2>&1 | tee` ended by the same Ctrl-C
+        except (OSError, RuntimeError):  # `2>&1 | tee` ended by the same Ctrl-C; or a line waits for `| less`, which is full
             forget(sys.stderr)
 
     # ---- beginning
@@ -109,7 +110,8 @@ class Run(Log):
         if going_on:
             self.arguments = resumed_arguments(self.arguments, stored)
         found = newest_checkpoint(self.checkpoints, self.say) if going_on else None
-        taken = (self.directory / "run.json").exists() if going_on else self.place.occupied(self.arguments.resume)
+        left = any((self.directory / name).exists() for name in ("run.json", "model.safetensors"))  # of a run that was longer
+        taken = left if going_on else self.place.occupied(self.arguments.resume)
         if taken and not found and not self.arguments.overwrite:
             if self.workers.rank:
                 raise SystemExit(2)  # the first process says why
@@ -127,6 +129,12 @@ class Run(Log):
         if found and lengthened(self.arguments, self.progress.planned or read_json(stored)):  # an older one has no plan
             self.progress.lengthened.append(step)
             self.say("longer than planned: from here on the learning rate is that of a run of the new length")
+        before, self.progress.computed_by = self.progress.computed_by, [self.workers.size, torch.get_num_threads()]
+        if found and before not in ([], self.progress.computed_by):
+            self.say(
+                "computed by {} processes of {} threads so far, and now by {} of {}: sums are rounded in another order, so the "
+                "last digits will not be those of an undisturbed run".format(*before, *self.progress.computed_by)
+            )
         if self.workers.largest(step) != -self.workers.largest(-step):  # asking, all wait: nobody writes before all have read
             raise UserError("--resume: not every process finds this checkpoint; --output_dir must be on a disk that all share")
         tune_process()
@@ -231,6 +239,7 @@ class Run(Log):
         if self.workers.rank:
             return
         p = self.progress
+        self.place.forget_measured()  # what evaluate.py has written in the meantime is of the weights before these
         model.save_pretrained(self.directory, weights)
         tokenizer.save_pretrained(self.directory, model.config.max_position_embeddings)
         try:

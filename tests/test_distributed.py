@@ -1,5 +1,6 @@
 """Several processes under torchrun: with dropout 0 the numbers of one process, whatever the shares."""
 
+import contextlib
 import json
 import os
 import signal
@@ -23,18 +24,33 @@ ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [*TINY, "--dropout", "0", "--logging_steps", "1", "--device", "cpu", "--num_train_epochs", "2"]
 
 
-def launch(processes: int, *command: str) -> subprocess.Popen:
+@contextlib.contextmanager
+def launched(processes: int, *command: str):
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     start = start if processes > 1 else [sys.executable]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": os.devnull}
-    return subprocess.Popen(
-        [*start, *command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen([*start, *command], cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # none is left, as it should be
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for_lines(process: subprocess.Popen, directory: Path, lines: int) -> None:
+    """Until the log has so many; a minute at most."""
+    for _ in range(1_200):
+        assert process.poll() is None
+        if (directory / "log.jsonl").exists() and len(log(directory)) >= lines:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {lines} lines of log in a minute")
 
 
 def run(processes: int, *command: str) -> str:
-    process = launch(processes, *command)
-    output, _ = process.communicate(timeout=240)
+    with launched(processes, *command) as process:
+        output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output
 
@@ -79,7 +95,7 @@ def test_sums_are_in_fp32_and_of_zeros_for_an_empty_share_and_the_largest_number
         torch.distributed, "all_reduce", lambda tensor, *how: asked.append((tensor.dtype, *how)) or tensor.mul_(2)
     )
     model.weight.grad = torch.ones_like(model.weight)  # the bias has none
-    workers.add_up(model, 0.5)
+    assert workers.add_up(model, 0.5) == 1.0
     workers.total(3)
     workers.largest(3)
     operations = torch.distributed.ReduceOp
@@ -169,7 +185,12 @@ NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="th
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:
-    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if f" {process.pid} " in path.read_text()]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            state_parent = path.read_text().rpartition(")")[2].split()[:2]  # behind the name, in which anything may stand
+            found += [int(path.parent.name)] if int(state_parent[1]) == process.pid else []
+    return found
 
 
 @pytest.mark.slow
@@ -180,15 +201,13 @@ def test_two_processes_stop_at_one_step_and_resume(tmp_path, script, signalled):
     corpus = write_toy_corpus(tmp_path / "toy.jsonl", 400)
     flags = ["--data", str(corpus), *FLAGS, "--num_train_epochs", "4", "--max_steps", "60", "--learning_rate", "5e-4"]
     run(2, script, *flags, "--output_dir", str(tmp_path / "whole"))
-    process = launch(2, script, *flags, "--output_dir", str(tmp_path / "cut"))
-    while not (tmp_path / "cut" / "log.jsonl").exists() or len(log(tmp_path / "cut")) < 10:
-        assert process.poll() is None
-        time.sleep(0.05)
-    if signalled == "one":
-        os.kill(max(workers_of(process)), signal.SIGTERM)
-    else:
-        process.send_signal(signal.SIGTERM)  # torchrun hands it to its processes
-    output, _ = process.communicate(timeout=60)
+    with launched(2, script, *flags, "--output_dir", str(tmp_path / "cut")) as process:
+        wait_for_lines(process, tmp_path / "cut", 10)
+        if signalled == "one":
+            os.kill(max(workers_of(process)), signal.SIGTERM)
+        else:
+            process.send_signal(signal.SIGTERM)  # torchrun hands it to its processes
+        output, _ = process.communicate(timeout=60)
     assert process.returncode != 0 and "with --resume" in output  # torchrun itself ends with a traceback of its own
     done = sum("tokens" in line for line in log(tmp_path / "cut"))
     assert done < 60
@@ -200,13 +219,11 @@ def test_two_processes_stop_at_one_step_and_resume(tmp_path, script, signalled):
 @NEEDS_PROC
 def test_a_process_that_dies_ends_the_others(tmp_path):
     corpus = write_toy_corpus(tmp_path / "toy.jsonl", 400)
-    process = launch(
-        2, "train_cls.py", "--data", str(corpus), *FLAGS, "--max_steps", "100000", "--output_dir", str(tmp_path / "x")
-    )
-    while not (tmp_path / "x" / "log.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    children = workers_of(process)
-    os.kill(max(children), signal.SIGKILL)
-    process.communicate(timeout=90)
+    flags = ["--data", str(corpus), *FLAGS, "--max_steps", "100000", "--output_dir", str(tmp_path / "x")]
+    with launched(2, "train_cls.py", *flags) as process:
+        wait_for_lines(process, tmp_path / "x", 1)
+        children = workers_of(process)
+        os.kill(max(children), signal.SIGKILL)
+        process.communicate(timeout=90)
+    assert len(children) == 2
     assert process.returncode != 0 and not any(Path(f"/proc/{child}").exists() for child in children)

@@ -688,6 +688,17 @@ def refused(match: str, *flags) -> None:
         evaluate.main(list(map(str, flags)))
 
 
+def test_figures_of_a_model_that_was_replaced_in_the_meantime_are_not_kept(run, monkeypatch):
+    def replaced(*args):
+        (run / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+        return predict_logits(*args)
+
+    os.utime(run / "model.safetensors", (0, 0))
+    monkeypatch.setattr(evaluate, "predict_logits", replaced)
+    refused("model.safetensors was replaced in the meantime", "--model", run, "--precision", "fp32")
+    assert not list(run.glob("eval-*"))
+
+
 def test_an_untrained_head_is_refused_and_nothing_is_written(run, tmp_path):
     model = DistilBertForSequenceClassification.from_pretrained(run)
     bare = DistilBertModel(model.config)

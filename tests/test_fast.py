@@ -1,14 +1,20 @@
 """Computed in pieces, a function of a batch and its gradients are what they are in one piece."""
 
 import itertools
+import runpy
 
 import pytest
 import torch
-from conftest import close, our_config, ragged_batch, randomise
+from conftest import TINY, close, our_config, ragged_batch, randomise
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import evaluate
+import train_cls
+from distilbert import DistilBertForSequenceClassification, Tokenizer, run
 from distilbert import fast as file
 from distilbert import model as ours
 from distilbert.fast import piecewise
+from distilbert.tokenizer import SPECIAL_TOKENS
 
 SIZES = [1, 2, 3, 100]  # of seven examples: single ones, a rest of one, a rest of one, all at once
 
@@ -198,6 +204,35 @@ def test_attention_is_not_left_to_cudnn_which_plans_for_each_new_shape(monkeypat
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", asked.append)
     file.tune_process()
     assert asked == [False]
+
+
+def test_the_first_square_root_of_a_process_is_taken_by_one_thread_alone():
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.overloadpacket is torch.ops.aten.sqrt:
+                seen.append((args[0].dtype, args[0].numel()))
+            return function(*args, **kwargs or {})
+
+    with Watch():
+        runpy.run_path(file.__file__)
+    assert seen == [(torch.float32, 1), (torch.float64, 1)]
+
+
+def test_the_scripts_tune_their_process(tmp_path, monkeypatch):
+    def tuned():
+        raise InterruptedError
+
+    for module in (run, evaluate):
+        monkeypatch.setattr(module, "tune_process", tuned)
+    with pytest.raises(InterruptedError):
+        train_cls.main([*TINY, "--output_dir", str(tmp_path / "run")])
+    model = DistilBertForSequenceClassification(our_config(id2label={0: "Negative", 1: "Positive"}))
+    Tokenizer.from_vocabulary([*SPECIAL_TOKENS, "a"]).save_pretrained(tmp_path / "judge", 512)
+    model.save_pretrained(tmp_path / "judge")
+    with pytest.raises(InterruptedError):
+        evaluate.main(["--model", str(tmp_path / "judge"), "--text", "a"])
 
 
 def test_in_bf16_a_norms_gradients_count_every_token():

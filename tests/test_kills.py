@@ -25,7 +25,7 @@ AT_THE_END = ("finish", "save_pretrained", "model_card")  # here Ctrl-C may come
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """Runs a script on 24 texts: three epochs of three steps, validated every other step, saved just as often."""
+    """Runs a script on 24 texts: three epochs of three steps, validated every third step and saved every other one."""
     folder = tmp_path_factory.mktemp("kills")
     data = write_toy_corpus(folder / "toy.jsonl", 40)
     flags = [*TINY, "--data", str(data), "--train_size", "24", "--batch_size", "8", "--num_train_epochs", "3"]
@@ -55,10 +55,13 @@ def undisturbed(program):
     return run
 
 
-def killed_and_continued(program, undisturbed, script: str, precision: str, name: str, kill: Kill) -> int:
-    """Asserts that a run of this name comes to the same end -> the status with which the kill ended it."""
+def killed_and_continued(program, undisturbed, script: str, precision: str, name: str, kill: Kill, half: str = ".") -> int:
+    """Asserts that a run of this name comes to the same end -> the status with which the kill ended it. `half`: a file that
+    it left.
+    """
     whole = undisturbed(script, precision)
     cut = program(name, script, "--precision", precision, kill=kill)
+    assert (cut.directory / half).exists()
     again = program(name, script, "--precision", precision, "--resume")
     assert again.status == 0, again.said
     assert outcome(again.directory) == outcome(whole.directory), (kill, cut.said, again.said)
@@ -68,19 +71,16 @@ def killed_and_continued(program, undisturbed, script: str, precision: str, name
 
 
 @pytest.mark.parametrize(
-    ("script", "kill"),
+    ("script", "kill", "half"),
     [
-        ("train_cls.py", Kill(signal.SIGKILL, "save", nth=3, delay=0.004)),
-        ("train_mlm.py", Kill(signal.SIGKILL, "evaluate", nth=3, delay=0.001)),
-        (
-            "train_cls.py",
-            Kill(signal.SIGKILL, "count", nth=random.Random(0).randint(1, 9), delay=random.Random(1).random() / 99),
-        ),
+        ("train_cls.py", Kill(signal.SIGKILL, "checksum", nth=3, hold=True), "checkpoint/.step-4.part/tensors.safetensors"),
+        ("train_mlm.py", Kill(signal.SIGKILL, "evaluate", nth=3, hold=True), "checkpoint/step-4"),
+        ("train_cls.py", Kill(signal.SIGKILL, "count", nth=6, hold=True), "checkpoint/step-4"),
     ],
-    ids=["while a checkpoint is written", "in an evaluation", "at a random step"],
+    ids=["while a checkpoint is written", "in an evaluation", "in a step"],
 )
-def test_a_killed_run_is_continued_to_the_same_end(program, undisturbed, script, kill):
-    status = killed_and_continued(program, undisturbed, script, "fp32", f"{script} {kill.function}", kill)
+def test_a_killed_run_is_continued_to_the_same_end(program, undisturbed, script, kill, half):
+    status = killed_and_continued(program, undisturbed, script, "fp32", f"{script} {kill.function}", kill, half)
     assert status == -signal.SIGKILL
 
 
@@ -103,11 +103,13 @@ def test_a_run_killed_at_any_of_twenty_moments_is_continued_to_the_same_end(prog
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_the_program_at_once_and_the_run_can_be_continued(program, undisturbed, number):
-    kill, slow = Kill(number, "begin", again=True), ["--batch_size", "1", "--gradient_accumulation_steps", "24"]
-    cut = program(f"{number} twice", "train_cls.py", *slow, "--max_steps", "1", kill=kill)
+    flags = ["train_cls.py", "--precision", "fp32"]
+    cut = program(f"{number} twice", *flags, kill=Kill(number, "count", nth=6, again=True, hold=True))
     assert cut.status == -number  # a shell says 130 or 143
     assert cut.said.count("stopping") == 1 and "saved" not in cut.said
-    assert program(f"{number} twice", "train_cls.py", *slow, "--max_steps", "1", "--resume").status == 0
+    again = program(f"{number} twice", *flags, "--resume")
+    assert "resuming after step 4" in again.said
+    assert outcome(again.directory) == outcome(undisturbed("train_cls.py", "fp32").directory)
 
 
 def test_control_c_ends_an_evaluation_with_130_and_leaves_no_file(program, undisturbed):

@@ -530,7 +530,10 @@ def test_a_finished_run_whose_checkpoints_are_gone_is_not_replaced_unasked(finis
     with pytest.raises(UserError, match="has no checkpoint to --resume"):
         train_cls.main(flags)
     assert (run / "model.safetensors").exists() and (run / "run.json").exists()
-    (run / "run.json").unlink()  # what is left is a run that was killed before its first checkpoint
+    (run / "run.json").unlink()  # as a run is left that was lengthened, and killed
+    with pytest.raises(UserError, match="has no checkpoint to --resume"):
+        train_cls.main(flags)
+    (run / "model.safetensors").unlink()  # what is left is a run that was killed before its first checkpoint
     train_cls.main([*finished.flags, "--output_dir", str(run), "--resume"])
 
 
