@@ -157,6 +157,27 @@ MUTATIONS = [
         "fast::in_bf16_a_norms_gradients_count_every_token",
     ),
     Mutation(
+        "first-root-by-two-threads",
+        "distilbert/fast.py",
+        "torch.ones(1, dtype=dtype).sqrt()",
+        "torch.ones(1, dtype=dtype)",
+        "fast::the_first_square_root_of_a_process_is_taken_by_one_thread_alone",
+    ),
+    Mutation(
+        "resume-from-a-mapped-file",
+        "distilbert/resume.py",
+        "tensor.clone() for name, tensor in loaded.items()",
+        "tensor for name, tensor in loaded.items()",
+        "run::a_resumed_run_lets_go_of_the_checkpoint_that_it_read",
+    ),
+    Mutation(
+        "keep-the-figures-of-former-weights",
+        "distilbert/run.py",
+        "self.place.forget_measured()",
+        "pass",
+        "run::what_was_measured_of_the_weights_before_does_not_stand_beside_the_new_ones",
+    ),
+    Mutation(
         "dropout-lane-sign",
         "distilbert/fast.py",
         "x.add_(x >> 32)",
@@ -477,7 +498,7 @@ MUTATIONS = [
         "evaluate::errors_are_the_most_confident_mistakes_by_name",
     ),
     Mutation("forget-the-seed-of-dropout", "train_cls.py", "torch.manual_seed(step_seed(", "abs(step_seed(", RESUME),
-    Mutation("resume-adamw-at-step-zero", "distilbert/resume.py", 'int(tensors[f"step/{name}"])', "0", RESUME),
+    Mutation("resume-adamw-at-step-zero", "distilbert/resume.py", 'int(tensors.pop(f"step/{name}"))', "0", RESUME),
     Mutation(
         "best-epoch-not-reloaded",
         "train_cls.py",
