@@ -105,7 +105,8 @@ def records() -> str:
 
 def whole_imdb() -> str:
     """The README's: all that the official test judged, from the least accurate to the most, then what is reported."""
-    lines = ["| system | encoder | test accuracy (95% interval) | ROC-AUC | minutes | record |", "|---|---|---|---|---|---|"]
+    lines = ["| system | encoder | test accuracy (95% interval) | ROC-AUC | minutes | peak memory | record |"]
+    lines.append("|---|---|---|---|---|---|---|")
     records = {path: read_record(path) for path in HERE.glob("*.json")}
     found = [(path, record) for path, record in records.items()
              if record["arguments"]["data"] in IMDB and record["metrics"]["test"]["n"] >= WHOLE]  # fmt: skip
@@ -118,11 +119,12 @@ def whole_imdb() -> str:
         accuracy = f"{test['accuracy']:.4f} ({low:.4f} to {high:.4f}){of}"
         cells = [system + lengthened(record), encoder, accuracy, f"{test['roc_auc']:.4f}"]
         minutes = f"{record['seconds'] / 60:.0f}" if "seconds" in record else ""
-        cells += [minutes, f"[{path.stem}](results/{path.name})"]
+        memory = f"{record['peak_memory_bytes'] / 2**30:.1f} GiB" if record.get("peak_memory_bytes") else ""
+        cells += [minutes, memory, f"[{path.stem}](results/{path.name})"]
         lines.append("| " + " | ".join(cells) + " |")
     for preset, (system, _, accuracy, roc_auc) in PUBLISHED.items():
         how = f"`--preset {preset} --data imdb`"
-        lines.append(f"| {system}, as reported | distilbert-base-uncased | {accuracy} | {roc_auc} | | {how} |")
+        lines.append(f"| {system}, as reported | distilbert-base-uncased | {accuracy} | {roc_auc} | | | {how} |")
     return "\n".join(lines) + "\n"
 
 

@@ -430,6 +430,9 @@ def test_the_readme_sums_up_the_results_page():
     assert [round(float(avoided[labels].strip(" %"))) for labels in ("100", "500")] == [int(hundred), int(five_hundred)]
     minutes = sum(map(int, re.findall(r"M tokens, (\d+) minutes", RESULTS)))
     assert f"after {minutes} minutes of masked language" in SAID
+    first = json.loads((ROOT / "results" / "adaptation" / "runs.json").read_text())["adaptations"]["adapted"]
+    took = f"after the first {first['seconds'] / 60:.0f}, which took {first['peak_memory_bytes'] / 2**30:.1f} GiB"
+    assert took in SAID
 
 
 def test_what_the_second_adaptation_adds_is_in_the_table():
