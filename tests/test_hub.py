@@ -120,7 +120,7 @@ def test_a_hub_that_accepts_and_then_says_nothing_counts_as_absent(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         assert not hub.answers(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert 0.15 < time.monotonic() - started < 2
+        assert 0.15 < time.monotonic() - started < 10  # it would be silent for ever
 
 
 def test_the_time_limit_holds_for_all_addresses_of_the_hub_together(monkeypatch):
@@ -132,11 +132,11 @@ def test_the_time_limit_holds_for_all_addresses_of_the_hub_together(monkeypatch)
 
     address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 443))
     monkeypatch.setattr(hub, "SECONDS", 0.2)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: [address] * 8)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: [address] * 100)
     monkeypatch.setattr(socket.socket, "connect", never_connects)
     started = time.monotonic()
     assert not hub.answers("https://huggingface.co")
-    assert time.monotonic() - started < 1.2  # eight addresses one after the other would take 1.6
+    assert time.monotonic() - started < 10  # a hundred addresses one after the other would take 20
     over.set()
     for thread in set(threading.enumerate()) - before:  # else it would go on with the real `connect`
         thread.join()
