@@ -25,7 +25,7 @@ class Arguments:
     )
     eval_batch_size: int = flag(64, "texts of one forward", low=1, high=65_536)
     device: str = flag("auto", "where to compute; auto: a CUDA GPU, or else the CPU", choices=("auto", "cpu", "cuda", "mps"))
-    precision: str = flag("auto", "number format; auto: bf16 where it is fast", choices=("auto", "fp32", "bf16", "fp16"))
+    precision: str = flag("auto", "number format; auto: what this machine is fast in", choices=("auto", "fp32", "bf16", "fp16"))
     calibrate: bool = flag(
         False, "fit a temperature on validation; distilbert.look applies it, if it was the run's own test that this measured"
     )

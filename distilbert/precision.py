@@ -34,7 +34,7 @@ class Precision:
         if not have.get(device, False):
             raise UserError(f"--device {device}: this machine or this build of torch has none; try --device auto")
         if kind == "auto":
-            kind = "bf16" if fast_bf16(device) else "fp32"
+            kind = "bf16" if fast_bf16(device) else "fp16" if device == "cuda" else "fp32"  # older GPUs, as a T4, have fp16's
         return cls(device, kind)
 
     @property

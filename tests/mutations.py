@@ -745,7 +745,7 @@ MUTATIONS = [
         "distilbert/precision.py",
         "divmod(min(built, default=0), 10)",
         "(0, 0)",
-        "precision::auto_takes_a_cuda_gpu_or_the_cpu_and_bf16_only_where_it_is_in_hardware",
+        "precision::auto_takes_a_cuda_gpu_or_the_cpu_and_the_format_that_is_in_its_hardware",
     ),
 ]
 

@@ -69,13 +69,13 @@ def snapshot(model, optimizer):
         ({"mps": True}, ("cpu", "fp32")),
         ({"cuda": True}, ("cuda", "bf16")),
         ({"cuda": True, "mps": True, "capability": (9, 0)}, ("cuda", "bf16")),
-        ({"cuda": True, "amx": True, "capability": (7, 5)}, ("cuda", "fp32")),
+        ({"cuda": True, "amx": True, "capability": (7, 5)}, ("cuda", "fp16")),
         ({"cuda": True, "amx": True, "capability": (7, 0)}, ("cpu", "bf16")),  # too old for this build of torch
         ({"cuda": True, "capability": (10, 3), "kernels": ("sm_90a", "sm_120")}, ("cuda", "bf16")),
         ({"cuda": True, "capability": (9, 0), "kernels": ("gfx1100",)}, ("cuda", "bf16")),  # AMD's, counted in another way
     ],
 )
-def test_auto_takes_a_cuda_gpu_or_the_cpu_and_bf16_only_where_it_is_in_hardware(monkeypatch, has, expected):
+def test_auto_takes_a_cuda_gpu_or_the_cpu_and_the_format_that_is_in_its_hardware(monkeypatch, has, expected):
     machine(monkeypatch, **has)
     chosen = Precision.choose("auto", "auto")
     assert (chosen.device, chosen.kind) == expected
