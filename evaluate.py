@@ -79,46 +79,25 @@ def main(argv: list[str] | None = None) -> None:
     if max_length > (limit := model.config.max_position_embeddings):
         raise UserError(f"--max_length {max_length} exceeds the model's {limit} positions; use --max_length {limit}")
 
-    keep_breaks = own.get("keep_breaks", False)
+    def logits_of(table) -> np.ndarray:
+        chosen = [truncate(ids, max_length, truncation) for ids in table]
+        with precision.autocast():
+            return predict_logits(model, chosen, tokenizer.pad_id, args.eval_batch_size)
 
     if args.text is not None:
-        text = with_line_breaks(args.text, keep_breaks)
-        ids = truncate(np.array(tokenizer.encode(text, None)), max_length, truncation)
+        ids = np.array(tokenizer.encode(with_line_breaks(args.text, own.get("keep_breaks", False)), None))
         if len(ids) == 2:  # [CLS] and [SEP]
             raise UserError(f"--text {args.text!r}: there is nothing to judge in it")
-        with precision.autocast():
-            scores = softmax(predict_logits(model, [ids], tokenizer.pad_id))[0]
+        scores = softmax(logits_of([ids]))[0]
         said = f"{model.config.id2label[int(scores.argmax())]} {scores.max():.3f}  {' '.join(args.text.split())}"
         return print(printable(said))
     check_names(model.config.id2label, args.model)
-
-    data = args.data or own.get("data", "sample")
-    if not args.data and data not in ("sample", "imdb", "sst2") and not os.path.exists(data):
-        raise UserError(f"--model {args.model} was trained on {data}, which is not here; give --data")
-    on_own = same_data(data, own.get("data", ""))
-    split, same = split_of(args, own, data), own if on_own else {}
-    whole = load(data, split, keep_breaks, whole_tables=not on_own)
-    sizes = {"train_size": same.get("train_size"), "eval_size": same.get("eval_size")}
-    cut = {"keep_duplicates": same.get("keep_duplicates", True), "seed": own.get("seed", 0)}
-    parts, _ = prepare(whole, **cut, **sizes)
-    if on_own and (split == own.get("split", split) or not is_imdb(data)):  # tables know no --split
-        check_unchanged(parts, directory, data)
-    elif not (is_imdb(data) and is_imdb(own.get("data", "sample"))):  # of another copy of IMDb `split_of` has seen to it
-        judged = {args.part, "validation"} if args.calibrate else {args.part}
-        parts |= {name: leave_out_known(parts[name], directory, data) for name in judged & parts.keys()}
-    if args.eval_size:  # of train no more than the run had
-        sizes = {"train_size": min(args.eval_size, sizes["train_size"] or args.eval_size), "eval_size": args.eval_size}
-        parts, _ = prepare(whole if on_own else parts, **cut, **sizes)
-    if args.calibrate:
-        check_classes(parts, ("validation",), data)  # before the minutes that judging takes
+    parts, data, split, on_own = parts_to_judge(args, own, directory)
 
     def judge(name: str) -> tuple[np.ndarray, Part]:
         """Logits of a part, and the part."""
         part = check_classes(parts, (name,), data)[name]
-        table = tokenise(part.texts, tokenizer.encode_batch, tokenizer.backend.to_str())
-        with precision.autocast():
-            chosen = [truncate(ids, max_length, truncation) for ids in table]
-            return predict_logits(model, chosen, tokenizer.pad_id, args.eval_batch_size), part
+        return logits_of(tokenise(part.texts, tokenizer.encode_batch, tokenizer.backend.to_str())), part
 
     logits, part = judge(args.part)
     metrics = classification_metrics(logits, part.labels)
@@ -144,6 +123,34 @@ def main(argv: list[str] | None = None) -> None:
             write_json(directory / file, content)
         drawn = draw_judgements(metrics["confusion_matrix"], bins, directory / f"{stem}.svg")
         print(f"wrote {', '.join([*written, *[f'{stem}.svg'] * drawn])} in {args.model}")
+
+
+def parts_to_judge(args: Arguments, own: dict, directory: Path) -> tuple[dict[str, Part], str, str, bool]:
+    """The parts of the data, what --data and --split come to, and whether it is what the run was trained on.
+
+    The run's own data are cut as the run cut them. Of others the texts are left out that the run was trained or chosen on.
+    Raises `UserError` where the run's own have changed.
+    """
+    data = args.data or own.get("data", "sample")
+    if not args.data and data not in ("sample", "imdb", "sst2") and not os.path.exists(data):
+        raise UserError(f"--model {args.model} was trained on {data}, which is not here; give --data")
+    on_own = same_data(data, own.get("data", ""))
+    split, same = split_of(args, own, data), own if on_own else {}
+    whole = load(data, split, own.get("keep_breaks", False), whole_tables=not on_own)
+    sizes = {"train_size": same.get("train_size"), "eval_size": same.get("eval_size")}
+    cut = {"keep_duplicates": same.get("keep_duplicates", True), "seed": own.get("seed", 0)}
+    parts, _ = prepare(whole, **cut, **sizes)
+    if on_own and (split == own.get("split", split) or not is_imdb(data)):  # tables know no --split
+        check_unchanged(parts, directory, data)
+    elif not (is_imdb(data) and is_imdb(own.get("data", "sample"))):  # of another copy of IMDb `split_of` has seen to it
+        judged = {args.part, "validation"} if args.calibrate else {args.part}
+        parts |= {name: leave_out_known(parts[name], directory, data) for name in judged & parts.keys()}
+    if args.eval_size:  # of train no more than the run had
+        sizes = {"train_size": min(args.eval_size, sizes["train_size"] or args.eval_size), "eval_size": args.eval_size}
+        parts, _ = prepare(whole if on_own else parts, **cut, **sizes)
+    if args.calibrate:
+        check_classes(parts, ("validation",), data)  # before the minutes that judging takes
+    return parts, data, split, on_own
 
 
 def run_arguments(directory: Path) -> dict:

@@ -715,8 +715,8 @@ MUTATIONS = [
     Mutation(
         "breaks-stay-and-are-measured-away",
         "evaluate.py",
-        'keep_breaks = own.get("keep_breaks", False)',
-        "keep_breaks = False",
+        'load(data, split, own.get("keep_breaks", False),',
+        "load(data, split, False,",
         "evaluate::a_run_that_kept_breaks_is_measured_with_them",
     ),
     Mutation(
