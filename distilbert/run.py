@@ -110,8 +110,8 @@ class Run(Log):
         if going_on:
             self.arguments = resumed_arguments(self.arguments, stored)
         found = newest_checkpoint(self.checkpoints, self.say) if going_on else None
-        left = any((self.directory / name).exists() for name in ("run.json", "model.safetensors"))  # of a run that was longer
-        taken = left if going_on else self.place.occupied(self.arguments.resume)
+        whole = any((self.directory / name).exists() for name in ("run.json", "model.safetensors"))  # its checkpoints may be gone
+        taken = whole if going_on else self.place.occupied(self.arguments.resume)
         if taken and not found and not self.arguments.overwrite:
             if self.workers.rank:
                 raise SystemExit(2)  # the first process says why
@@ -129,12 +129,6 @@ class Run(Log):
         if found and lengthened(self.arguments, self.progress.planned or read_json(stored)):  # an older one has no plan
             self.progress.lengthened.append(step)
             self.say("longer than planned: from here on the learning rate is that of a run of the new length")
-        before, self.progress.computed_by = self.progress.computed_by, [self.workers.size, torch.get_num_threads()]
-        if found and before not in ([], self.progress.computed_by):
-            self.say(
-                "computed by {} processes of {} threads so far, and now by {} of {}: sums are rounded in another order, so the "
-                "last digits will not be those of an undisturbed run".format(*before, *self.progress.computed_by)
-            )
         if self.workers.largest(step) != -self.workers.largest(-step):  # asking, all wait: nobody writes before all have read
             raise UserError("--resume: not every process finds this checkpoint; --output_dir must be on a disk that all share")
         tune_process()
@@ -146,6 +140,12 @@ class Run(Log):
             device = self.arguments.device
             raise UserError(f"--resume: the run is of a machine with --device {device}; go on there, or start anew") from None
         self.arguments = dataclasses.replace(self.arguments, device=self.precision.device, precision=self.precision.kind)
+        before, self.progress.computed_by = self.progress.computed_by, [self.workers.size, torch.get_num_threads()]
+        if self.precision.device == "cpu" and before not in ([], self.progress.computed_by):
+            self.say(
+                "computed by {} processes of {} threads so far, and now by {} of {}: sums are rounded in another order, so the "
+                "last digits will not be those of an undisturbed run".format(*before, *self.progress.computed_by)
+            )
         return tensors
 
     def _progress_of(self, state: dict) -> Progress:
