@@ -110,7 +110,7 @@ class Run(Log):
         if going_on:
             self.arguments = resumed_arguments(self.arguments, stored)
         found = newest_checkpoint(self.checkpoints, self.say) if going_on else None
-        whole = any((self.directory / name).exists() for name in ("run.json", "model.safetensors"))  # its checkpoints may be gone
+        whole = any((self.directory / name).exists() for name in ("run.json", "model.safetensors"))  # a trained one
         taken = whole if going_on else self.place.occupied(self.arguments.resume)
         if taken and not found and not self.arguments.overwrite:
             if self.workers.rank:
