@@ -29,8 +29,13 @@ Row = tuple[str, int, str, str]  # text, label, what it is called in its source,
 
 def imdb_reviews(path: Path) -> Iterator[tuple[str, str, int, str]]:
     """(folder such as "train/neg", text, label, name) of each review of a tarball or an unpacked folder."""
+    seen = {}
     for name, raw in _members(path):
         if match := REVIEW.fullmatch(name):
+            review = match[1], name.rpartition("/")[2]
+            if review in seen:  # unpacked inside itself, or appended to
+                raise UserError(f"{path}: holds {seen[review]} and {name}, the same review; remove one copy of the reviews")
+            seen[review] = name
             yield match[1], _decode(raw, name), LABELS.get(match[2], UNLABELLED), name
 
 
@@ -141,7 +146,10 @@ def _json_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:
             raise UserError(f"{path}: line {number} is not JSON ({error})") from None
         if not isinstance(record, dict):
             raise UserError(f'{path}: line {number} is not an object; expected {{"text": …, "label": 0 or 1}}')
-        yield number, {key.strip().lower(): value for key, value in record.items()}
+        named = {key.strip().lower(): value for key, value in record.items()}
+        if len(named) < len(record):
+            raise UserError(f"{path}: line {number} has two keys that differ in capitals or blanks only")
+        yield number, named
 
 
 def _csv_lines(content: str, path: Path) -> Iterator[tuple[int, dict]]:

@@ -77,7 +77,8 @@ class Directory:
             if fresh or saved > step:  # of a former run, or damaged
                 remove(self.checkpoints / f"step-{saved}")
         own = os.path.isdir(model) and os.path.samefile(model, self.path)
-        stale = MEASURED if not fresh else WRITTEN[len(MODEL) :] if own else WRITTEN
+        kept = (*MODEL, "known.hashes") if own else ()
+        stale = [pattern for pattern in WRITTEN if pattern not in kept] if fresh else MEASURED
         for pattern in stale:  # these and no others: the directory may hold files that are not ours
             for path in self.path.glob(pattern):
                 path.unlink()

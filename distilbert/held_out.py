@@ -4,7 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from data.formats import bare
+from data.formats import bare, with_line_breaks
 from data.sources import Part, Parts, is_imdb
 
 from .errors import UserError
@@ -56,13 +56,16 @@ def fingerprints(parts: Parts) -> dict[str, str]:
     }
 
 
-def write_known(parts: Parts, directory: Path) -> None:
-    """known.hashes: eight bytes for each text that the run was trained or chosen on.
+def write_known(parts: Parts, directory: Path, start: str = "") -> None:
+    """known.hashes: eight bytes for each text that the run was trained or chosen on, or the run that it started from (`start`,
+    what --model says; its directory may be this one).
 
     Whoever has a text, or guesses it, can tell whether it is among them: not to be published where texts are private.
     """
-    content = b"".join(hashed for name in PARTS[:2] for hashed in _hashes(parts[name].texts))
-    write_atomically(directory / "known.hashes", lambda temporary: temporary.write_bytes(content))
+    known = {hashed for name in PARTS[:2] for hashed in _hashes(parts[name].texts)}
+    if os.path.isfile(before := os.path.join(start, "known.hashes")):
+        known |= _read_known(Path(before))
+    write_atomically(directory / "known.hashes", lambda temporary: temporary.write_bytes(b"".join(sorted(known))))
 
 
 def leave_out_known(part: Part, directory: Path, data: str) -> Part:
@@ -75,10 +78,7 @@ def leave_out_known(part: Part, directory: Path, data: str) -> Part:
         if (directory / "run.json").exists():  # an older run of ours
             print(f"{directory} has no known.hashes: whether it learnt from some of these texts is not looked at")
         return part
-    content = path.read_bytes()
-    if len(content) % 8:
-        raise UserError(f"{path}: is broken: it has {len(content)} bytes, expected 8 a text; remove it, to measure without it")
-    known = {content[start : start + 8] for start in range(0, len(content), 8)}
+    known = _read_known(path)
     kept = part.take(i for i, hashed in enumerate(_hashes(part.texts)) if hashed not in known)
     if not len(kept):
         raise UserError(f"--data {data}: {directory} was trained or chosen on every text of it that was to be measured")
@@ -87,8 +87,17 @@ def leave_out_known(part: Part, directory: Path, data: str) -> Part:
     return kept
 
 
+def _read_known(path: Path) -> set[bytes]:
+    content = path.read_bytes()
+    if len(content) % 8:
+        raise UserError(f"{path}: is broken: it has {len(content)} bytes, expected 8 a text; remove it, to go on without it")
+    return {content[start : start + 8] for start in range(0, len(content), 8)}
+
+
 def _hashes(texts: list[str]) -> list[bytes]:
-    return [hashlib.sha256(bare(text).encode()).digest()[:8] for text in texts]
+    """Equal for what the tokenizer takes for one text: kinds of blanks and line breaks, and IMDb's "<br />", do not count."""
+    plain = (" ".join(with_line_breaks(text, False).split()) for text in texts)
+    return [hashlib.sha256(bare(text).encode()).digest()[:8] for text in plain]
 
 
 def split_of(args, own: dict, data: str) -> str:

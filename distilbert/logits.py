@@ -59,13 +59,18 @@ def batches_to_judge(sequences: Sequence[np.ndarray], batch_size: int) -> Iterat
 
 
 def predict_logits(model: nn.Module, sequences: Sequence[np.ndarray], pad_id: int, batch_size: int = 64) -> np.ndarray:
-    """Logits (N, C) in fp32, in the order given. Batches by length, in eval mode; the model's mode is restored."""
+    """Logits (N, C) in fp32, in the order given. Batches by length, in eval mode; the model's mode is restored.
+
+    Raises `UserError` when some are no numbers: half of them would pass for right.
+    """
     device = next(model.parameters()).device
     logits = np.empty((len(sequences), model.config.num_labels), dtype=np.float32)
     with evaluating(model):
         for indices in batches_to_judge(sequences, batch_size):
             ids, mask = pad([sequences[i] for i in indices], pad_id)
             logits[indices] = model(ids.to(device), mask.to(device)).float().cpu().numpy()
+    if wrong := int((~np.isfinite(logits).all(axis=1)).sum()):
+        raise UserError(f"for {wrong} of {len(logits)} texts the model's output is no number; try --precision fp32")
     return logits
 
 

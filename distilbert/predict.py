@@ -36,7 +36,7 @@ def trained_classifier(name: str, directory: Path) -> tuple[DistilBertForSequenc
         raise UserError(f"--model {name} tells {model.config.num_labels} classes apart, expected Negative and Positive")
     path = directory / "config.json"
     named = read_json(path).get("id2label") if path.exists() else None
-    if not named or sorted(named.values()) == ["LABEL_0", "LABEL_1"]:  # what transformers writes where nobody has named them
+    if not named or sorted(map(str, named.values())) == ["LABEL_0", "LABEL_1"]:  # transformers' own
         print(f"--model {name}: its classes have no names; 0 is taken for Negative, 1 for Positive", file=sys.stderr)
     tokenizer = Tokenizer.from_pretrained(directory)
     check_pair(model, tokenizer)

@@ -262,6 +262,6 @@ class Run(Log):
             "peak_memory_bytes": memory,
         }
         if "accuracy" in test:  # a classifier's, which evaluate.py measures
-            write_known(parts, self.directory)
+            write_known(parts, self.directory, self.arguments.model)
         write_text(self.directory / "README.md", model_card(record, type(model).__name__))
         write_json(self.directory / "run.json", record)

@@ -18,13 +18,14 @@ from matplotlib.axes import Axes
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 import evaluate
-from data.sources import load, prepare
+import train_cls
+from data.sources import Part, load, prepare
 from distilbert import DistilBertForSequenceClassification, DistilBertModel, Tokenizer, hub, infer_reviews
 from distilbert.calibration import fit_temperature
 from distilbert.curves import draw_judgements
 from distilbert.errors import UserError
 from distilbert.files import fingerprint
-from distilbert.held_out import write_known
+from distilbert.held_out import leave_out_known, write_known
 from distilbert.logits import predict_logits
 from distilbert.metrics import softmax, wilson_interval
 from distilbert.mistakes import NEGATION
@@ -688,6 +689,33 @@ def refused(match: str, *flags) -> None:
         evaluate.main(list(map(str, flags)))
 
 
+def test_what_the_start_of_a_run_was_trained_on_is_known_to_the_run_too(finished, corpus, tmp_path, capsys):
+    """A classifier goes on from another one, head and all: what that one has learnt is not held out from this one."""
+    other, parts = write_toy_corpus(tmp_path / "other.jsonl", 80, seed=5), prepare(load(str(corpus)))[0]
+    learnt = len(parts["train"]) + len(parts["validation"])
+    for name, start in (("second", finished.directory), ("third", tmp_path / "second"), ("third", tmp_path / "third")):
+        flags = ["--model", str(start), "--data", str(other), "--output_dir", str(tmp_path / name), "--overwrite"]
+        train_cls.main([*flags, "--max_steps", "1", "--precision", "fp32", "--max_length", "48"])
+        capsys.readouterr()
+        measure(tmp_path / name, "--data", corpus)
+        assert int(re.search(r"(\d+) of \d+ texts left out", capsys.readouterr().out)[1]) >= learnt
+
+
+def test_a_text_is_known_whatever_its_blanks_and_line_breaks(tmp_path):
+    part = Part(["One\ntwo  three.", "Four<br /><br />five", "Six"], np.zeros(3), ["", "", ""])
+    write_known({"train": part, "validation": part}, tmp_path)
+    other = Part(["one\r\n two\u00a0three.", "four\n\nFive", "Seven"], np.zeros(3), ["", "", ""])
+    assert leave_out_known(other, tmp_path, "other.csv").texts == ["Seven"]
+
+
+def test_logits_that_are_no_numbers_are_not_counted(run):
+    model = DistilBertForSequenceClassification.from_pretrained(run)
+    with torch.no_grad():
+        model.head.output.bias[1] = float("nan")
+    with pytest.raises(UserError, match="for 3 of 3 texts the model's output is no number"):
+        predict_logits(model, [np.array([2, 5, 3])] * 3, 0)
+
+
 def test_figures_of_a_model_that_was_replaced_in_the_meantime_are_not_kept(run, monkeypatch):
     def replaced(*args):
         (run / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
@@ -734,6 +762,7 @@ def test_a_model_that_calls_class_0_positive_judges_texts_and_is_not_measured(ru
         ([" Pos", "x"], None),
         (["neg", "POS "], ""),
         (["bad", "good"], "calls its classes bad and good: taken for Negative and Positive"),
+        ([None, "Positive"], "calls its classes None and Positive: taken for"),
         (["LABEL_0", "LABEL_1"], "its classes have no names; 0 is taken for Negative, 1 for Positive"),
         ([], "its classes have no names; 0 is taken for Negative, 1 for Positive"),
     ],

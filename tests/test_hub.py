@@ -30,6 +30,7 @@ NO_HUB = "no hub answers, and no earlier download is kept. Give a directory that
 def no_hub(tmp_path, monkeypatch, cache):
     """Nothing listens where the hub should be, nothing is kept, and pip may not run."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(subprocess, "run", lambda command, **_: pytest.fail(f"ran {command}"))
     monkeypatch.chdir(tmp_path)
@@ -176,13 +177,19 @@ def test_an_endpoint_that_is_no_address_is_not_an_answer():
 def test_an_earlier_download_serves_where_no_hub_answers(tmp_path):
     kept = tmp_path / "hub/models--owner--name/snapshots" / ("0" * 40)
     kept.mkdir(parents=True)
-    (kept / "config.json").write_text("{}")
     (tmp_path / "hub/models--owner--name/refs").mkdir()
     (tmp_path / "hub/models--owner--name/refs/main").write_text("0" * 40)
-    with pytest.raises(UserError, match=NO_HUB):  # a file that another program has fetched is not yet a model
-        locate("owner/name")
-    (kept / "model.safetensors").write_text("weights")
+    for name in ("config.json", "model.safetensors", "vocab.txt"):
+        with pytest.raises(UserError, match=NO_HUB):  # files that another program has fetched are not yet a model
+            locate("owner/name")
+        (kept / name).write_text("{}")
     assert locate("owner/name") == kept
+
+
+def test_who_says_offline_is_taken_at_the_word(snapshot, monkeypatch):
+    monkeypatch.setattr(hub, "answers", lambda address: pytest.fail("asked"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert locate("owner/name") == snapshot.directory and snapshot.calls[0][1]["local_files_only"]
 
 
 def test_a_hub_that_falls_silent_after_its_first_answer_is_said_to_be_absent(snapshot, monkeypatch):

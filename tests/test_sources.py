@@ -449,6 +449,25 @@ def test_a_columns_name_may_have_capitals(tmp_path, kind):
     assert parts["test"].texts == [text for text, _, part in rows if part == "test"]
 
 
+def test_an_imdb_that_holds_a_review_twice_is_refused(tmp_path):
+    """As one that was unpacked inside itself does: it would be tested on 50,000 reviews, each of them twice."""
+    members = imdb_members()
+    inner = [(name.replace("aclImdb/", "aclImdb/aclImdb/"), content) for name, content in members[:1]]
+    again = write_tar(tmp_path / "again.tar", [*members, *members[:1]])
+    folder = tmp_path / "aclImdb"
+    for name, content in members + inner:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    for place in (again, folder):
+        with pytest.raises(UserError, match=f"{place}: holds .*_3.txt and .*_3.txt, the same review"):
+            load(str(place))
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match="line 1 has two keys that differ in capitals or blanks only"):
+        load(write(tmp_path / "films.jsonl", '{"text": "good", "label": 1, "Label": 0}\n'))
+
+
 def test_a_column_that_stands_twice_is_refused(tmp_path):
     with pytest.raises(UserError, match="has the column 'text' twice"):
         load(write(tmp_path / "films.csv", "text,label,Text\ngood,1,bad\n"))
