@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .cli import user_errors
+from .cli import printable, user_errors
 from .errors import UserError
 from .files import write_atomically
 
@@ -31,7 +31,8 @@ def draw_curves(runs: list[Path], output: Path) -> bool:
             ) from None
         training = [line for line in lines if "loss" in line]
         evaluations = [line for line in lines if "eval_loss" in line]
-        name = run.name.replace("$", r"\$")  # between two of them matplotlib reads mathematics
+        name = printable(run.resolve().name).replace("$", r"\$")  # between two of them matplotlib reads mathematics
+        name = f" {name}" if name.startswith("_") else name  # which it would leave out of the legend
         style, dots = {"label": name, "color": f"C{number}"}, {"color": f"C{number}", "marker": "o", "linestyle": ":"}
         steps, evaluated = ([line["step"] for line in chosen] for chosen in (training, evaluations))
         masked = any("eval_masked_accuracy" in line for line in evaluations)

@@ -1,6 +1,7 @@
 """Writing so that a crash leaves the previous file whole, and reading so that a broken file is said to be one."""
 
 import contextlib
+import glob
 import hashlib
 import http.client
 import json
@@ -32,7 +33,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         return write(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed: a living one writes all the time
+    # by a process that was killed: a living one writes all the time
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > 3_600:
                 left.unlink()

@@ -5,6 +5,7 @@ The page itself is look.html, a file that works alone: what there is to show is 
 
 import base64
 import json
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class Reader:
             raise UserError(f"{calibration}: temperature is {temperature!r}, expected a positive number; write it anew "
                             f"with python evaluate.py --calibrate --model {name}")  # fmt: skip
         fitted_on = scale.get("fitted_on", 0)
-        scale = {"temperature": temperature, "fitted_on": fitted_on if type(fitted_on) is int else 0}
+        scale = {"temperature": temperature, "fitted_on": fitted_on if type(fitted_on) is int and fitted_on > 0 else 0}
         max_length, truncation = own.get("max_length", 512), own.get("truncation", "head")
         if type(max_length) is not int or max_length < 3 or truncation not in ("head", "tail", "head-tail"):
             raise UserError(f"{record}: max_length is {max_length!r} and truncation {truncation!r}, which no run writes")
@@ -89,6 +90,8 @@ class Reader:
         ids = torch.tensor(encoding.ids)[kept][None]  # (1, T)
         weights, decisions = attention_and_decisions(self.model, ids)
         contributions, baseline, decision = integrated_gradients(self.model, ids, self.tokenizer.pad_id)
+        if not all(map(math.isfinite, [*decisions.tolist(), *contributions.tolist(), baseline, decision])):
+            raise UserError(f"{self.name}: its weights are so large that what it makes of this text is no number")
         temperature, labels = self.calibration["temperature"], self.model.config.id2label
         positive = float(torch.tensor(decision / temperature, dtype=torch.float64).sigmoid())
         return {
@@ -134,7 +137,7 @@ def packed(weights: torch.Tensor) -> str:
 
 def page(data: dict) -> str:
     """look.html with the data in it. Neither `<` nor anything beyond ASCII is left, so no text can end the script element."""
-    return TEMPLATE.read_text(encoding="utf-8").replace("@data@", json.dumps(data).replace("<", "\\u003c"))
+    return TEMPLATE.read_text(encoding="utf-8").replace("@data@", json.dumps(data, allow_nan=False).replace("<", "\\u003c"))
 
 
 def shown(reader: Reader, text: str) -> str:

@@ -11,6 +11,12 @@ from .errors import UserError
 
 REQUEST_LIMIT = 200_000  # bytes: the page's 20,000 characters, each of them up to nine bytes of a form
 HOSTS = ("127.0.0.1", "localhost")
+CLOSED = (  # a review is kept by no browser, and the page shown in no other site's
+    ("Cache-Control", "no-store"),
+    ("X-Frame-Options", "DENY"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("X-Content-Type-Options", "nosniff"),
+)
 
 
 def serve(page: Callable[[str], str], text: str, port: int) -> None:
@@ -45,7 +51,10 @@ def server(page: Callable[[str], str], text: str, port: int) -> ThreadingHTTPSer
             elif len(length) > 9 or int(length) > REQUEST_LIMIT:
                 self.send_error(413)
             else:
-                form = parse_qs(self.rfile.read(int(length)).decode("ascii", "replace"))
+                body = self.rfile.read(int(length))
+                if len(body) < int(length):  # it hung up within its text
+                    return
+                form = parse_qs(body.decode("ascii", "replace"))
                 with one_at_a_time:
                     html = page(form.get("text", [""])[0])
                 self.reply(html)
@@ -61,11 +70,12 @@ def server(page: Callable[[str], str], text: str, port: int) -> ThreadingHTTPSer
         def reply(self, html: str) -> None:
             body = html.encode()
             self.send_response(200)
-            for name, value in (("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))):
+            for name, value in (("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body))), *CLOSED):
                 self.send_header(name, value)
-            with contextlib.suppress(ConnectionError):  # the reader has gone elsewhere
+            with contextlib.suppress(ConnectionError, TimeoutError):  # the reader has gone elsewhere
                 self.end_headers()
-                self.wfile.write(body)
+                for start in range(0, len(body), 1 << 16):  # the time limit is for each write, however long, and lines are slow
+                    self.wfile.write(body[start : start + (1 << 16)])
 
         def log_message(self, format: str, *arguments) -> None:
             """Nothing: the terminal is not a web server's log."""

@@ -218,7 +218,9 @@ def load_with_its_head(model: str) -> nn.Module:
 
 def verdict(text: str, model: nn.Module, tokenizer: Tokenizer) -> Iterator[str]:
     """What the model's head makes of the text, as far as the model's positions reach, in words."""
-    if isinstance(model, model_file.DistilBertForSequenceClassification):
+    if len(tokenizer.encode(text, None)) == 2:  # [CLS] and [SEP]
+        yield "There is nothing to judge in it: a sentence needs at least one word."
+    elif isinstance(model, model_file.DistilBertForSequenceClassification):
         _, label, confidence = infer_reviews(text, model, tokenizer, max_length=model.config.max_position_embeddings)
         yield f"verdict: {label} {confidence:.3f}"
     elif isinstance(model, model_file.DistilBertForMaskedLM) and "[MASK]" in text:

@@ -1,6 +1,8 @@
 """python -m distilbert.look: what the page is told, the page in a real browser, and the server on the loopback address."""
 
 import base64
+import contextlib
+import copy
 import dataclasses
 import http.client
 import json
@@ -279,6 +281,14 @@ def test_a_review_with_nothing_to_read_is_refused(reader, text):
         reader.look(text)
 
 
+def test_a_model_whose_numbers_overflow_is_refused(reader):
+    model = copy.deepcopy(reader.model)
+    with torch.no_grad():
+        model.head.output.weight.fill_(3e38)
+    with pytest.raises(UserError, match="judge: its weights are so large"):
+        dataclasses.replace(reader, model=model).look("dull")
+
+
 def test_only_a_trained_classifier_of_two_classes_is_looked_into(finished, tmp_path):
     tokenizer = Tokenizer.from_pretrained(finished.directory)
     size = len(tokenizer)
@@ -394,6 +404,11 @@ def test_a_page_of_another_site_gets_no_answer(served):
     for headers in (
         {"Host": "evil.example"},
         {"Host": "evil.example:80"},
+        {"Host": "localhost.evil.example"},
+        {"Host": "127.0.0.1.evil.example:8000"},
+        {"Host": ""},
+        {"Origin": f"http://127.0.0.1:{served[1] + 1}"},
+        {"Origin": f"https://127.0.0.1:{served[1]}"},
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
     ):
@@ -403,6 +418,21 @@ def test_a_page_of_another_site_gets_no_answer(served):
     assert post(served, "lovely", Host=own, Origin=f"http://{own}")[0] == 200
     assert ask(served, "GET", "/", Host="localhost:9000")[0] == 200  # a tunnel's other end
     assert ask(served, "GET", "/", Host="localhost")[0] == 200  # port 80 is not said
+
+
+def test_the_browser_is_asked_to_keep_nothing_and_to_show_it_in_no_other_page(served):
+    with contextlib.closing(http.client.HTTPConnection(*served, timeout=20)) as connection:
+        connection.request("GET", "/")
+        headers = connection.getresponse().headers
+    assert (headers["Cache-Control"], headers["X-Frame-Options"]) == ("no-store", "DENY")
+    assert (headers["Cross-Origin-Resource-Policy"], headers["X-Content-Type-Options"]) == ("same-origin", "nosniff")
+
+
+def test_half_a_review_is_not_judged(served):
+    with socket.create_connection(served, timeout=20) as raw:
+        raw.sendall(b"POST / HTTP/1.0\r\nHost: localhost:1\r\nContent-Length: 100\r\n\r\ntext=lovely")
+        raw.shutdown(socket.SHUT_WR)
+        assert raw.recv(1) == b""
 
 
 def test_reviews_asked_for_at_once_each_get_their_own_page(served, reader):
@@ -505,6 +535,18 @@ def test_the_page_shows_verdict_words_layers_and_heads(chrome, show):
 def test_a_calibrated_verdict_says_so(chrome, show):
     show("lovely", calibration={"temperature": 1.25, "fitted_on": 2000})
     assert "divided by 1.25, the temperature fitted on 2,000 held-out" in texts(chrome, "#calibrated")[0]
+
+
+def test_a_temperature_that_nobody_says_where_from_is_said_all_the_same(chrome, show):
+    show("lovely", calibration={"temperature": 2, "fitted_on": 0})
+    assert "Calibrated: the logits were divided by 2.00, so that" in texts(chrome, "#calibrated")[0]
+
+
+@pytest.mark.parametrize("text", ["Loved it \u2764\ufe0f", "a cafe\u0301", "lovely mefi\u0301lm", "dull\u00adness"])
+def test_what_the_tokenizer_leaves_out_stands_on_the_page(chrome, show, text):
+    show(text)
+    assert texts(chrome, "#words .text") == [text]
+    assert texts(chrome, "#attention .text")[0].strip() == f"[CLS] {text} [SEP]"
 
 
 def test_what_was_not_read_is_said_in_its_place(chrome, show):

@@ -742,6 +742,15 @@ def test_a_step_that_is_a_link_is_removed_and_not_followed(finished, tmp_path):
     assert (tmp_path / "mine").exists() and os.listdir(run / "checkpoint") == ["arguments.json"]
 
 
+def test_a_run_of_any_name_stands_in_the_legend(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished.directory, tmp_path / "_try")
+    monkeypatch.chdir(tmp_path / "_try")
+    seen = []
+    monkeypatch.setattr(Axes, "legend", lambda panel: seen.extend(panel.get_legend_handles_labels()[1]))
+    draw_curves([tmp_path / "_try", Path(".")], tmp_path / "curves.svg")
+    assert [name.strip() for name in seen] == ["_try", "_try"]
+
+
 def test_a_run_whose_name_is_no_mathematics_is_drawn_and_finished(finished, tmp_path):
     directory = tmp_path / "$a_2_2$"
     train_cls.main([*finished.flags, "--output_dir", str(directory), "--max_steps", "1"])

@@ -185,6 +185,13 @@ def test_the_verdict_is_of_as_much_text_as_the_walkthrough(tmp_path):
     )
 
 
+def test_a_text_without_a_word_gets_no_verdict(finished):
+    kinds = ours.DistilBertForSequenceClassification, Tokenizer
+    model, tokenizer = (kind.from_pretrained(finished.directory) for kind in kinds)
+    (said,) = trace.verdict(" ", model, tokenizer)
+    assert said == "There is nothing to judge in it: a sentence needs at least one word."
+
+
 @pytest.mark.parametrize("head", ["linear", "pre_classifier"])
 def test_a_classifiers_walkthrough_ends_with_its_verdict(tmp_path, capsys, head):
     directory = checkpoint(tmp_path, "DistilBertForSequenceClassification", classifier_head=head)
