@@ -75,7 +75,7 @@ def integrated_gradients(
     contribute exactly nothing. The paper wants a baseline on which the model has no opinion. [PAD] is the word that means
     "no word", and a classifier of ours gave it 0.42 for Positive; the zero vector, which the paper proposes for texts, is a
     place where no word lies, and got 0.90 (minilm after 2,000 reviews of IMDb, seven pieces). But a model may have an opinion
-    even on [PAD]: one trained on all of IMDb gives twenty of them 0.80. So look at the baseline's log-odds, too.
+    even on [PAD]: one trained on all of IMDb gives twenty of them 0.80, calibrated. So look at the baseline's log-odds, too.
     """
     words = model.encoder.embeddings.words
     blank = ids.clone()
