@@ -4,6 +4,7 @@ python results/table.py runs/imdb-384       # makes results/imdb-384.json of a f
 """
 
 import argparse
+import json
 import re
 import sys
 from dataclasses import asdict
@@ -44,8 +45,8 @@ WHOLE = 20_000  # test reviews at least, of a record that the README shows
 
 
 def add(run: Path) -> Path:
-    """A run's record in this folder: its run.json, what evaluate.py measured since, its calibration, and the flags of the run
-    that made its encoder, if one did; no weights, no text.
+    """A run's record in this folder: its run.json, its speed by the log, what evaluate.py measured since, its calibration, and
+    the flags of the run that made its encoder, if one did; no weights, no text.
 
     Raises `UserError` when it is not finished, or no classifier's, which the table of results has no row for, or when the
     record of its name is another run's.
@@ -53,6 +54,11 @@ def add(run: Path) -> Path:
     if not (run / "run.json").exists():
         raise UserError(f"{run} is not a finished run: it has no run.json")
     record = read_record(run / "run.json")
+    log = run / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    tokens, seconds = (sum(line.get(key, 0) for line in lines) for key in ("tokens", "seconds"))
+    if seconds:
+        record["tokens_per_second"] = round(tokens / seconds)
     record["evaluations"] = {path.stem.removeprefix("eval-"): read_json(path) for path in sorted(run.glob("eval-*.json"))}
     if (run / "calibration.json").exists():
         record["calibration"] = read_json(run / "calibration.json")
@@ -90,15 +96,16 @@ def row(path: Path) -> str:
     system = record.get("system") or f"`train_cls.py`, {arguments['precision']}{encoder}{lengthened(record)}"
     low, high = test["accuracy_interval"]
     kept = f"{arguments['max_length']} tokens" if "max_length" in arguments else "uncut"
-    cells = [f"`{path.name}`", system, f"{data['train']:,} of {name}, {kept}", f"{test['n']:,}"]
+    speed = f"{record['tokens_per_second']:,}" if "tokens_per_second" in record else ""
+    cells = [f"`{path.name}`", system, f"{data['train']:,} of {name}, {kept}", speed, f"{test['n']:,}"]
     cells += [f"{test['accuracy']:.3f} ({low:.3f} to {high:.3f})", f"{test['f1']:.3f}", f"{test['roc_auc']:.3f}"]
     return "| " + " | ".join(cells) + " |"
 
 
 def records() -> str:
     lines = [
-        "| record | system | trained on | tested on | accuracy (95% interval) | F1 | ROC-AUC |",
-        "|---|---|---|---|---|---|---|",
+        "| record | system | trained on | tokens/s | tested on | accuracy (95% interval) | F1 | ROC-AUC |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join(lines + [row(path) for path in sorted(HERE.glob("*.json"))]) + "\n"
 

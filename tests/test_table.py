@@ -148,7 +148,9 @@ def test_a_run_on_data_of_ones_own_has_a_row(finished, here, monkeypatch):
     monkeypatch.setattr(table, "PAGES", {"../README.md": (table.records,)})
     (here.parent / "README.md").write_text("<!-- table: records -->\n<!-- end -->\n")
     table.main([str(finished.directory)])
-    assert "| 128 of toy.jsonl, 48 tokens | 16 |" in (here.parent / "README.md").read_text()
+    lines = [json.loads(line) for line in (finished.directory / "log.jsonl").read_text().splitlines()]
+    speed = sum(line.get("tokens", 0) for line in lines) / sum(line.get("seconds", 0) for line in lines)
+    assert f"| 128 of toy.jsonl, 48 tokens | {speed:,.0f} | 16 |" in (here.parent / "README.md").read_text()
 
 
 def test_the_front_page_names_each_flag_that_a_recipe_departs_by():
