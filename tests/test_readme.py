@@ -312,6 +312,25 @@ def test_what_it_says_of_the_published_classifier_on_minilm_unadapted_is_in_its_
     assert record["arguments"]["batch_size"] == 4 * usual.batch_size
 
 
+def test_what_it_says_of_the_published_classifier_on_an_adapted_encoder_is_in_both_records():
+    plain, record = (json.loads((ROOT / f"results/dapt-imdb-{name}.json").read_text()) for name in ("minilm", "adapted"))
+    said = (
+        r"on \*adapted\* reaches (\.\d+) of 20,000 \(validation: (\.\d+)\) and a ROC-AUC of (\.\d+): ([\d,]+) mistakes where "
+    )
+    said += r"\*plain\* made ([\d,]+), (\d+)% fewer, of one seed each \(and the intervals overlap\)\. The adaptation is ours of (\d+) minutes"
+    *figures, mistakes, of_plain, fewer, minutes = re.search(said, RESULTS_SAID).groups()
+    test, validation = record["metrics"]["test"], record["metrics"]["validation"]
+    expected = (f"{test['accuracy']:.3f}", f"{validation['accuracy']:.3f}", f"{test['roc_auc']:.4f}")
+    assert [f"0{figure}" for figure in figures] == [*expected]
+    wrong = [one["metrics"]["test"]["confusion_matrix"] for one in (record, plain)]
+    wrong = [matrix[0][1] + matrix[1][0] for matrix in wrong]
+    assert [int(count.replace(",", "")) for count in (mistakes, of_plain)] == wrong
+    assert round(100 * (1 - wrong[0] / wrong[1])) == int(fewer)
+    same = ("preset", "batching", "precision", "seed", "num_train_epochs", "learning_rate")
+    assert all(record["arguments"][name] == plain["arguments"][name] for name in same)
+    assert (record["encoder"]["max_steps"], minutes) == (2_400, "47")
+
+
 def test_how_far_the_calibrated_are_from_what_we_aimed_at_is_in_the_records():
     said = r"an ECE of (\.\d+) at most: grojeda's recipe on `minilm` misses it by (\.\d+), the other eight calibrated reach"
     aim, missed = map(float, re.search(said, RESULTS_SAID).groups())
