@@ -314,10 +314,8 @@ def test_what_it_says_of_the_published_classifier_on_minilm_unadapted_is_in_its_
 
 def test_what_it_says_of_the_published_classifier_on_an_adapted_encoder_is_in_both_records():
     plain, record = (json.loads((ROOT / f"results/dapt-imdb-{name}.json").read_text()) for name in ("minilm", "adapted"))
-    said = (
-        r"on \*adapted\* reaches (\.\d+) of 20,000 \(validation: (\.\d+)\) and a ROC-AUC of (\.\d+): ([\d,]+) mistakes where "
-    )
-    said += r"where \*plain\* made ([\d,]+), (\d+)% fewer, of one seed each \(and the intervals overlap\)\. "
+    said = r"on \*adapted\* reaches (\.\d+) of 20,000 \(validation: (\.\d+)\) and a ROC-AUC of (\.\d+): "
+    said += r"([\d,]+) mistakes where \*plain\* made ([\d,]+), (\d+)% fewer, of one seed each \(and the intervals overlap\)\. "
     said += r"The adaptation is ours of (\d+) minutes"
     *figures, mistakes, of_plain, fewer, minutes = re.search(said, RESULTS_SAID).groups()
     test, validation = record["metrics"]["test"], record["metrics"]["validation"]
