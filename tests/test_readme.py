@@ -212,7 +212,7 @@ def test_adapted_encoders_learn_as_much_faster_as_it_says(arm):
         there = [step for step, _, accuracy in adapted if accuracy >= best]
         reached, sooner = reached + bool(there), sooner + bool(there and there[0] < when)
     said = {
-        "adapted": r"of (\d+) pairs .* validation loss in (\d+), reaches the other's best accuracy in (\d+), and .* epoch in (\d+);",
+        "adapted": r"of (\d+) pairs .* loss in (\d+), reaches the other's best accuracy in (\d+), .* epoch in (\d+);",
         "longer": r"earlier epoch in \d+; \*longer\*, of (\d), in (\d), (\d)\sand (\d)\.",
     }[arm]
     assert [int(number) for number in re.search(said, RESULTS_SAID).groups()] == [len(pairs), lower, reached, sooner]
