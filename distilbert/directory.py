@@ -63,8 +63,8 @@ class Directory:
     def clear(self, model: str, fresh: bool, step: int, log_bytes: int) -> int:
         """Removes what a former run left (`fresh`), or what is later than `step`; returns the log's length in bytes after that.
 
-        A fresh run that starts from the model here (`model` is what --model says) needs it until its end, so it stays. Raises
-        `UserError` when log.jsonl is a link.
+        A fresh run that starts from the model here (`model` is what --model says) needs it until its end, so it stays, and so
+        does its known.hashes, which the new one takes over. Raises `UserError` when log.jsonl is a link.
         """
         if self.log.is_symlink() and not fresh:
             raise UserError(f"{self.log}: is a link, expected a file")

@@ -58,12 +58,12 @@ def fingerprints(parts: Parts) -> dict[str, str]:
 
 def write_known(parts: Parts, directory: Path, start: str = "") -> None:
     """known.hashes: eight bytes for each text that the run was trained or chosen on, or the run that it started from (`start`,
-    what --model says; its directory may be this one).
+    what --model says, where it is a directory; it may be this one).
 
     Whoever has a text, or guesses it, can tell whether it is among them: not to be published where texts are private.
     """
     known = {hashed for name in PARTS[:2] for hashed in _hashes(parts[name].texts)}
-    if os.path.isfile(before := os.path.join(start, "known.hashes")):
+    if start and os.path.isfile(before := os.path.join(start, "known.hashes")):
         known |= _read_known(Path(before))
     write_atomically(directory / "known.hashes", lambda temporary: temporary.write_bytes(b"".join(sorted(known))))
 

@@ -121,7 +121,7 @@ def test_a_hub_that_accepts_and_then_says_nothing_counts_as_absent(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         assert not hub.answers(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert 0.15 < time.monotonic() - started < 10  # it would be silent for ever
+        assert 0.15 < time.monotonic() - started < 4  # it would be silent for ever
 
 
 def test_the_time_limit_holds_for_all_addresses_of_the_hub_together(monkeypatch):
@@ -137,7 +137,7 @@ def test_the_time_limit_holds_for_all_addresses_of_the_hub_together(monkeypatch)
     monkeypatch.setattr(socket.socket, "connect", never_connects)
     started = time.monotonic()
     assert not hub.answers("https://huggingface.co")
-    assert time.monotonic() - started < 10  # a hundred addresses one after the other would take 20
+    assert time.monotonic() - started < 4  # a hundred addresses one after the other would take 20
     over.set()
     for thread in set(threading.enumerate()) - before:  # else it would go on with the real `connect`
         thread.join()

@@ -466,9 +466,8 @@ def test_what_the_second_adaptation_adds_is_in_the_table():
 
 def test_what_adaptation_does_at_5000_labels_is_in_the_table():
     (row,) = [row for row in table.with_and_without_adaptation().splitlines() if row.startswith("| 5,000 | adapted | 3 |")]
-    share = re.search(r"\*adapted\* alone takes away (\d+)% at 5,000, of which a part may be the number format", RESULTS_SAID)[
-        1
-    ]
+    said = r"\*adapted\* alone takes away (\d+)% at 5,000, of which a part may be the number format"
+    share = re.search(said, RESULTS_SAID)[1]
     assert round(float(row.split("|")[-2].strip(" %"))) == int(share)
 
 
