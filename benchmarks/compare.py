@@ -3,12 +3,14 @@
     python benchmarks/compare.py --data aclImdb_v1.tar.gz           # everything
     python benchmarks/compare.py --data aclImdb_v1.tar.gz --quick   # minilm size, short
 
-Each turn is a process of its own (contestants.py), so that peak memory is its own too; all compute on the CPU. Counted are
-real tokens, padding excluded. A machine without bf16 products in hardware skips the bf16 contestants; the tuned ones and the
-limit are fp32's there. The figures so far are written after each task.
+Each turn is a process of its own (contestants.py), so that peak memory is its own too; all compute on the CPU. Who begins
+changes from round to round. Counted are real tokens, padding excluded. A machine without bf16 products in hardware skips the
+bf16 contestants; the tuned ones and the limit are fp32's there. The figures so far are written after each task.
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import itertools
 import json
 import os
@@ -31,17 +33,20 @@ from data.batches import tokenise
 from data.sources import load
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, Tokenizer
 from distilbert.cli import user_errors
+from distilbert.errors import UserError
 from distilbert.files import write_atomically, write_json
 from distilbert.optim import AdamW
 from distilbert.precision import fast_bf16
 from distilbert.start import machine
 
+PEERS = ("transformers", "accelerate", "matplotlib")  # the last draws
 SIZES = {"base": {}, "minilm": {"dim": 384, "hidden_dim": 1_536}}
 CONTESTANTS = {
     "classification": ["ours auto", "ours fp32", "trainer default", "trainer bf16", "trainer tuned",
                        "trainer tuned-no-attention-dropout"],
-    "mlm": ["ours auto", "trainer default", "trainer bf16"],
-    "inference": ["ours infer_reviews", "ours predict_logits", "pipeline default", "pipeline bf16"],
+    "mlm": ["ours auto", "trainer default", "trainer bf16", "trainer bf16-no-attention-dropout"],
+    "inference": ["ours infer_reviews", "ours fp32", "ours predict_logits", "pipeline default", "pipeline bf16",
+                  "pipeline bf16-by-length"],
 }  # fmt: skip
 
 
@@ -55,6 +60,8 @@ def contestants(task: str, bf16: bool) -> list[str]:
 def write_folder(folder: Path, size: str, data: str, count: int) -> list[str]:
     """Random weights of a size, as a masked LM and a classifier, `count` reviews to train on, which it returns, and 16 more."""
     train = load(data)["train"]
+    if count + 16 > len(train):
+        raise UserError(f"--data {data}: {len(train)} reviews to train on, and this many steps and batches want {count + 16}")
     config = DistilBertConfig(**SIZES[size], classifier_head="pre_classifier")
     torch.manual_seed(0)
     for name, kind in (("model", DistilBertForMaskedLM), ("judge", DistilBertForSequenceClassification)):
@@ -91,24 +98,29 @@ def useful_and_shapes(size: str, task: str, texts: list[str], given: argparse.Na
     useful = useful_flops(config, lengths, rows, labels, task != "inference") / sum(lengths)
     per_batch = labels * given.batch_size // max(len(lengths), 1)
     typical = int(np.mean(lengths)) // 16 * 16 or 16
-    return useful, product_shapes(config, given.batch_size, typical, per_batch)
+    return useful, product_shapes(config, given.batch_size, typical, per_batch, task != "inference")
 
 
 def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict:
     """Rounds in which everyone has one turn; rates, ratios to ours within each round, memory, share of the limit.
 
-    The limit is what the products of these shapes reach by themselves, measured in each round, too.
+    The limit is what the products of these shapes reach by themselves, measured before and after ours, in each round.
     """
-    names, limits = contestants(task, bf16), []
+    names, limits, kind = contestants(task, bf16), [], torch.bfloat16 if bf16 else torch.float32
     with tempfile.TemporaryDirectory() as place:
         texts = write_folder(Path(place), size, given.data, given.batch_size * (given.steps + 1) * (3 if task == "mlm" else 1))
         useful, shapes = useful_and_shapes(size, task, texts, given)
         rounds = []
         for seed in range(given.rounds):
-            rounds.append({name: turn(Path(place), task, name, given, seed) for name in names})
-            limits.append(product_rate(shapes, torch.bfloat16 if bf16 else torch.float32))
+            first, turns = seed % len(names), {}
+            for name in names[first:] + names[:first]:
+                before = product_rate(shapes, kind) if name == names[0] else 0.0
+                turns[name] = turn(Path(place), task, name, given, seed)
+                if name == names[0]:
+                    limits.append((before + product_rate(shapes, kind)) / 2)
+            rounds.append(turns)
     rates = {name: [one[name]["tokens"] / one[name]["seconds"] for one in rounds] for name in names}
-    result = {"size": size, "task": task, "contestants": {}}
+    result = {"size": size, "task": task, "rounds": given.rounds, "contestants": {}}
     for name in names:
         ratios = [ours / theirs for ours, theirs in zip(rates[names[0]], rates[name], strict=True)]
         result["contestants"][name] = {
@@ -126,7 +138,8 @@ def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict
 
 def show(result: dict) -> None:
     limit = result["limit"]
-    print(f"\n{result['task']}, {result['size']} size\n{'':36}  tokens/s   ours is faster by      peak memory")
+    heading = f"{result['task']}, {result['size']} size, median of {result['rounds']} rounds (least to most)"
+    print(f"\n{heading}\n{'':36}  tokens/s   ours is faster by      peak memory")
     for name, figures in result["contestants"].items():
         ratio = "{median:.2f} ({least:.2f} to {most:.2f})".format(**figures["ours_is_faster_by"])
         memory = figures["peak_memory_bytes"] / 2**30
@@ -136,22 +149,27 @@ def show(result: dict) -> None:
 
 
 def optimizer_step(repeats: int = 10) -> dict:
-    """Seconds of a step at base size, ours and torch's fused AdamW in turns, and their ratio."""
-    parameters = [[p.detach().clone() for p in DistilBertForMaskedLM(DistilBertConfig()).parameters()] for _ in range(2)]
-    for p in parameters[0] + parameters[1]:
+    """Seconds of a step at base size, ours and torch's fused AdamW in turns, and their ratio; and of ours in bf16.
+
+    That has gradients in bf16 and weights in both formats, which torch's has no counterpart of.
+    """
+    parameters = [[p.detach().clone() for p in DistilBertForMaskedLM(DistilBertConfig()).parameters()] for _ in range(3)]
+    optimizers = {"ours": AdamW(parameters[0]), "fused": torch.optim.AdamW(parameters[1], fused=True)}
+    optimizers["ours_bf16"] = AdamW(parameters[2], master_weights=True)
+    for p in parameters[2]:
+        p.data = p.data.bfloat16()
+    for p in itertools.chain(*parameters):
         p.grad = torch.randn_like(p)
-    ours, fused = AdamW(parameters[0]), torch.optim.AdamW(parameters[1], fused=True)
-    seconds = {"ours": [], "fused": []}
+    seconds = {name: [] for name in optimizers}
     for _ in range(repeats + 2):
-        for name, optimizer in (("ours", ours), ("fused", fused)):
+        for name, optimizer in optimizers.items():
             started = time.perf_counter()
             optimizer.step()
             seconds[name].append(time.perf_counter() - started)
     result = {name: statistics.median(times[2:]) for name, times in seconds.items()}
     result["ratio"] = statistics.median(a / b for a, b in zip(seconds["ours"][2:], seconds["fused"][2:], strict=True))
-    print(
-        f"\noptimizer step, base size: ours {result['ours']:.3f} s, fused {result['fused']:.3f} s, ratio {result['ratio']:.2f}"
-    )
+    said = "optimizer step, base size: ours {ours:.3f} s, fused {fused:.3f} s, ratio {ratio:.2f}; ours in bf16 {ours_bf16:.3f} s"
+    print("\n" + said.format(**result))
     return result
 
 
@@ -206,15 +224,18 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     if given.output.suffix == ".svg":
         parser.error(f"--output {given.output}: expected a name for the figures; the picture takes the same, ending in .svg")
-    if given.quick:
-        given.tasks, given.sizes = ["classification", "inference"], ["minilm"]
-        given.max_length, given.steps, given.rounds = 128, 4, 1
+    if given.quick:  # explicit flags win over it
+        parser.set_defaults(tasks=["classification", "inference"], sizes=["minilm"], max_length=128, steps=4, rounds=1)
+        given = parser.parse_args(argv)
+    if missing := [name for name in PEERS if not importlib.util.find_spec(name)]:
+        raise UserError(f"{' and '.join(missing)} not installed: pip install -r requirements-dev.txt")
     bf16 = fast_bf16("cpu")
     if not bf16:
         print(
             "no bf16 products in this machine's hardware: without the bf16 contestants; the tuned ones and the limit are fp32's"
         )
-    record = {"machine": machine(), "bf16": bf16, "results": []}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "tokenizers", *PEERS)}
+    record = {"machine": machine(), "versions": versions, "bf16": bf16, "results": []}
     record |= {key: getattr(given, key) for key in ("batch_size", "max_length", "steps", "rounds")}
     for size, task in itertools.product(given.sizes, given.tasks):
         record["results"].append(compare(size, task, given, bf16))

@@ -14,7 +14,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import torch
 
-from data.batches import epoch_batches
+from data.batches import by_length, epoch_batches
+from distilbert.fast import tune_process
 from distilbert.precision import Precision, fast_bf16
 
 
@@ -25,7 +26,7 @@ def read(path: Path, part: str) -> tuple[list[str], list[int]]:
 
 def hugging_face_trainer(folder: Path, task: str, how: str, steps: int, batch_size: int, max_length: int, seed: int) -> dict:
     """transformers' Trainer with its fused AdamW. how: "default" (fp32), "bf16" (autocast), "tuned" (autocast where bf16 is
-    fast, on the very batches that ours has) or "tuned-no-attention-dropout". The first step is not counted.
+    fast, on the very batches that ours has); "-no-attention-dropout" may follow. The first step is not counted.
 
     Its own batches by length would be batches at random here: it sorts within a quarter of a small data set, at most.
     """
@@ -72,7 +73,7 @@ def hugging_face_trainer(folder: Path, task: str, how: str, steps: int, batch_si
             output_dir=str(folder / "trainer"),
             max_steps=steps + 1,
             per_device_train_batch_size=batch_size,
-            bf16=how == "bf16" or (how.startswith("tuned") and fast_bf16("cpu")),
+            bf16=how.startswith("bf16") or (how.startswith("tuned") and fast_bf16("cpu")),
             train_sampling_strategy="sequential" if how.startswith("tuned") else "random",
             seed=seed,
             save_strategy="no",
@@ -105,12 +106,18 @@ def our_script(folder: Path, task: str, how: str, steps: int, batch_size: int, m
 
 
 def pipeline(folder: Path, how: str, batch_size: int, max_length: int) -> dict:
-    """transformers' text-classification pipeline, which takes texts in the order they come; how: "default" (fp32) or "bf16"."""
+    """transformers' text-classification pipeline; how: "default" (fp32), "bf16", or "bf16-by-length": in our order.
+
+    It takes texts in the order they come.
+    """
     import transformers
 
-    dtype = torch.bfloat16 if how == "bf16" else torch.float32
+    dtype = torch.bfloat16 if how.startswith("bf16") else torch.float32
     judge = transformers.pipeline("text-classification", model=str(folder / "judge"), dtype=dtype, device="cpu")
     texts, _ = read(folder / "reviews.jsonl", "train")
+    if how.endswith("by-length"):  # which it has to be told; the time that it takes is not counted
+        lengths = [len(ids) for ids in judge.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]]
+        texts = [texts[i] for i in np.concatenate(list(by_length(lengths, batch_size)))]
     options = {"truncation": True, "max_length": max_length, "batch_size": batch_size}
     judge(texts[:batch_size], **options)
     started = time.perf_counter()
@@ -123,18 +130,20 @@ def pipeline(folder: Path, how: str, batch_size: int, max_length: int) -> dict:
 
 
 def our_inference(folder: Path, how: str, batch_size: int, max_length: int) -> dict:
-    """how: "infer_reviews" (texts to verdicts), or "predict_logits", evaluate.py's way (ids to logits)."""
+    """how: "infer_reviews" (texts to verdicts), the same in "fp32", or "predict_logits", evaluate.py's way (ids to logits)."""
     from distilbert import DistilBertForSequenceClassification, Tokenizer, infer_reviews
     from distilbert.logits import predict_logits
 
+    if how == "predict_logits":
+        tune_process()  # as evaluate.py does
     model, tokenizer = (kind.from_pretrained(folder / "judge") for kind in (DistilBertForSequenceClassification, Tokenizer))
-    precision = Precision.choose("cpu")
+    precision = Precision.choose("cpu", "fp32" if how == "fp32" else "auto")
     model.to(precision.dtype)
     texts, _ = read(folder / "reviews.jsonl", "train")
     ids = [np.array(piece) for piece in tokenizer.encode_batch(texts, max_length)]
     infer_reviews(texts[:batch_size], model, tokenizer)
     started = time.perf_counter()
-    if how == "infer_reviews":
+    if how != "predict_logits":
         infer_reviews(texts, model, tokenizer, batch_size, max_length)
     else:
         predict_logits(model, ids, tokenizer.pad_id, batch_size)

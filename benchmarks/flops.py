@@ -28,23 +28,40 @@ def useful_flops(
     return total * (3 if training else 1)
 
 
-def product_shapes(config: DistilBertConfig, batch: int, tokens: int, labels: int = 0) -> list[tuple[int, int, int, int]]:
-    """(how many, a, b, c) of the products in one forward pass of (batch, tokens) that computes every row, block after block."""
+Shape = tuple[int, int, int, int, str]
+
+
+def product_shapes(config: DistilBertConfig, batch: int, tokens: int, labels: int = 0, training: bool = False) -> list[Shape]:
+    """(how many, a, b, c, layout) of the products in a pass of (batch, tokens) that computes every row, block after block.
+
+    A layout has a letter for each factor: "t" where it lies in memory transposed, as a layer's W in x·Wᵀ does, else "n".
+    In training, a product x·y with the gradient g of its result is followed by g·yᵀ and xᵀ·g; that of W, which lies transposed,
+    is computed as it lies, gᵀ·x.
+    """
     D, F, H, N = config.dim, config.hidden_dim, config.n_heads, batch * tokens
-    shapes = [(1, N, D, 3 * D), (1, N, D, D), (1, N, D, F), (1, N, F, D)]
-    shapes += [(batch * H, tokens, D // H, tokens), (batch * H, tokens, tokens, D // H)]
-    return shapes * config.n_layers + ([(1, labels, D, config.vocab_size)] if labels else [])
+    block = [(1, N, D, 3 * D, "nt"), (1, N, D, D, "nt"), (1, N, D, F, "nt"), (1, N, F, D, "nt")]
+    block += [(batch * H, tokens, D // H, tokens, "nt"), (batch * H, tokens, tokens, D // H, "nn")]
+    forward = block * config.n_layers + ([(1, labels, D, config.vocab_size, "nt")] if labels else [])
+    if not training:
+        return forward
+    inputs = [(count, a, c, b, "nn" if layout == "nt" else "nt") for count, a, b, c, layout in forward]
+    others = [(1, c, a, b, "tn") if count == 1 else (count, b, a, c, "tn") for count, a, b, c, _ in forward]
+    return forward + inputs + others
 
 
 @torch.no_grad()
-def product_rate(shapes: list[tuple[int, int, int, int]], dtype: torch.dtype, seconds: float = 0.5) -> float:
+def product_rate(shapes: list[Shape], dtype: torch.dtype, seconds: float = 0.2) -> float:
     """Operations a second over these products, each shape repeated for `seconds` into the same warm memory.
 
     The rates are weighted by the share of the operations: total operations over total time.
     """
     operations = duration = 0.0
-    for (count, a, b, c), occurs in Counter(shapes).items():
-        left, right = torch.randn(count, a, b).to(dtype), torch.randn(count, b, c).to(dtype)
+    for (count, a, b, c, layout), occurs in Counter(shapes).items():
+        left, right = (
+            torch.randn(count, *(size[::-1] if letter == "t" else size)).to(dtype)
+            for size, letter in zip(((a, b), (b, c)), layout, strict=True)
+        )
+        left, right = (x.transpose(1, 2) if letter == "t" else x for x, letter in zip((left, right), layout, strict=True))
         out = torch.empty(count, a, c, dtype=dtype)
         torch.bmm(left, right, out=out)
         started, repeats = time.perf_counter(), 0

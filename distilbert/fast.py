@@ -2,8 +2,9 @@
 
 keep_mask           for dropout, by all cores at once
 LayerNorm           whose gradients bf16 does not cut short
+Linear              that writes its result once, where it judges
 slices              of the optimizer's tensors, to fit the cache
-piecewise           attention, a few sequences at a time
+piecewise           attention, a few sequences at a time; `add_mask` for its scores
 tune_process        for batches of all lengths
 """
 
@@ -89,6 +90,28 @@ class LayerNorm(nn.LayerNorm):
         return torch.addcmul(self.bias, F.layer_norm(x, self.normalized_shape, eps=self.eps), self.weight)
 
 
+# ---- products
+
+AMX = torch.cpu._is_amx_tile_supported() and torch.backends.mkldnn.is_available()  # bf16 products in hardware, and oneDNN
+
+
+def judging_in_bf16(x: Tensor) -> bool:
+    """Without gradients, on a CPU with AMX."""
+    return AMX and x.is_cpu and x.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+
+
+class Linear(nn.Linear):
+    """x·Wᵀ + b, in one pass of oneDNN's where a CPU with AMX judges in bf16.
+
+    torch's own way, taken otherwise, writes b to every row of the result and reads it again to add the product.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if judging_in_bf16(x):
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return super().forward(x)
+
+
 # ---- pieces
 
 
@@ -104,13 +127,28 @@ def slices(*tensors: Tensor, size: int = 262_144) -> Iterator[tuple[Tensor, ...]
         yield tuple(tensor[start : start + size] for tensor in flat)
 
 
-PIECE = 1 << 22  # values of a piece's largest intermediate result: 8 MB in half precision
+PIECE = 1 << 23  # values of a piece's largest intermediate result: 16 MB in half precision
 APART = 1 << 32  # between the seeds of two pieces, because a dropout counts on from its seed, a step for each row of words
 
 
-def has_fused_attention(device: torch.device) -> bool:
-    """Whether to leave attention to torch, on a GPU. A CPU's kernel has no dropout, and gains little or loses without it."""
-    return device.type != "cpu"
+def has_fused_attention(x: Tensor, dropout: float) -> bool:
+    """Whether to leave attention to torch: on a GPU, and where a CPU with AMX judges in bf16.
+
+    A CPU's kernel has no dropout, its backward is slow, and in fp32 or without AMX it gains little, or loses.
+    """
+    return not x.is_cpu or (judging_in_bf16(x) and not dropout)
+
+
+def add_mask(scores: Tensor, mask: Tensor) -> None:
+    """scores (B, H, R, T) += mask (B, 1, 1, T), in place, from the first column on in which it is not zero.
+
+    Padding stands at the end, and in batches by length there is little of it, or none. The mask has no gradient and changes
+    none, so autograd need not know; where a part of a tensor is written, it would copy the whole in backward.
+    """
+    columns = mask.flatten(0, 2).any(dim=0).nonzero()
+    if len(columns):
+        with torch.no_grad():
+            scores[..., int(columns[0]) :] += mask[..., int(columns[0]) :]
 
 
 def piecewise(function: Callable[..., Tensor], batch: tuple[Tensor | None, ...], values: int, seed: int) -> Tensor:

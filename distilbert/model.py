@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .checkpoint import Pretrained  # from_pretrained and save_pretrained
 from .config import DistilBertConfig
 from .errors import UserError
-from .fast import LayerNorm, draw_seed, has_fused_attention, keep_mask, piecewise
+from .fast import LayerNorm, Linear, add_mask, draw_seed, has_fused_attention, keep_mask, piecewise
 
 IGNORED = -100  # a label that counts for nothing, in cross-entropy's own convention
 FAR_BELOW = -30_000.0  # added to a score, it makes the weight zero; -inf (and -1e9 in fp16) would give NaN where all is padding
@@ -84,8 +84,8 @@ class Attention(nn.Module):
     def __init__(self, config: DistilBertConfig):
         super().__init__()
         self.n_heads = config.n_heads
-        self.qkv = nn.Linear(config.dim, 3 * config.dim)  # queries, keys, values: one product instead of three
-        self.output = nn.Linear(config.dim, config.dim)
+        self.qkv = Linear(config.dim, 3 * config.dim)  # queries, keys, values: one product instead of three
+        self.output = Linear(config.dim, config.dim)
         self.dropout = Dropout(config.attention_dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, x_rows: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class Attention(nn.Module):
         q = self.split_heads(q)  # (B, H, R, K)
         k, v = self.split_heads(k), self.split_heads(v)  # (B, H, T, K)
         p = self.dropout.p if self.training else 0.0
-        if has_fused_attention(x.device):
+        if has_fused_attention(x, p):
             context = F.scaled_dot_product_attention(q, k, v, mask, p)  # what `attend` says, in one kernel
         else:  # a few sequences at a time: a whole batch's weights fit no cache
             weights_of_one = self.n_heads * q.shape[2] * k.shape[2]
@@ -109,7 +109,7 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, seed: int) -> Tensor:
         scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)  # (B, H, R, T)
         if mask is not None:
-            scores += mask
+            add_mask(scores, mask)  # scores += mask
         weights = torch.softmax(scores, dim=3)
         context = self.dropout(weights, seed) @ v  # (B, H, R, K)
         return context
@@ -126,8 +126,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: DistilBertConfig):
         super().__init__()
-        self.expand = nn.Linear(config.dim, config.hidden_dim)
-        self.contract = nn.Linear(config.hidden_dim, config.dim)
+        self.expand = Linear(config.dim, config.hidden_dim)
+        self.contract = Linear(config.hidden_dim, config.dim)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, config: DistilBertConfig):
         super().__init__()
-        self.transform = nn.Linear(config.dim, config.dim)
+        self.transform = Linear(config.dim, config.dim)
         self.norm = LayerNorm(config.dim, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 

@@ -136,7 +136,7 @@ class Row:
 def journey(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> list[Row]:
     """Each new tensor that a forward of one of our models assigns or returns, in order. Ids and mask (B, T).
 
-    In eval mode, so that nothing is dropped. A GPU's fused attention would not show scores and weights: compute on the CPU.
+    In eval mode, so that nothing is dropped. Fused attention would not show scores and weights: compute on the CPU, in fp32.
     """
     file = inspect.getsourcefile(model_file)
     source = Path(file).read_text(encoding="utf-8").splitlines()

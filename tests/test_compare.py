@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import NO_DROPOUT, SIZES, our_config, write_toy_corpus
 from matplotlib.axes import Axes
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_cls
@@ -61,11 +62,37 @@ def test_a_masked_lms_useful_operations_are_those_that_torch_counts(training):
     assert flops.useful_flops(config, [13] * 4, [3] * 4, labels=12, training=training) == found
 
 
-def test_operations_of_a_forward_pass_are_those_of_its_products():
+@pytest.mark.parametrize("training", [False, True])
+def test_operations_of_a_pass_are_those_of_its_products(training):
     config = our_config()
-    shapes = flops.product_shapes(config, batch=4, tokens=13, labels=7)
-    whole = flops.useful_flops(config, [13] * 4, [13] * 4, labels=7, training=False) - 7 * 2 * config.dim**2
-    assert sum(2 * count * a * b * c for count, a, b, c in shapes) == whole
+    shapes = flops.product_shapes(config, batch=4, tokens=13, labels=7, training=training)
+    forward = flops.useful_flops(config, [13] * 4, [13] * 4, labels=7, training=False) - 7 * 2 * config.dim**2
+    assert sum(2 * count * a * b * c for count, a, b, c, _ in shapes) == forward * (3 if training else 1)
+
+
+class Products(TorchDispatchMode):
+    """Shapes and layouts of all products, as torch's kernels get them."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ("mm", "bmm", "addmm"):
+            left, right = args[-2:]
+            layout = "".join("n" if x.is_contiguous() else "t" for x in (left, right))
+            self.seen.add((len(left) if name == "bmm" else 1, *left.shape[-2:], right.shape[-1], layout))
+        return function(*args, **kwargs or {})
+
+
+def test_the_products_shapes_and_layouts_are_those_of_a_training_step():
+    """Of a masked LM asked for every row's logits; its head's own square layer is like a block's."""
+    config = our_config(**NO_DROPOUT)
+    ids = torch.randint(5, SIZES["vocab_size"], (4, 13))
+    with Products() as products:
+        DistilBertForMaskedLM(config)(ids).square().sum().backward()
+    assert products.seen == set(flops.product_shapes(config, 4, 13, labels=ids.numel(), training=True))
 
 
 def test_the_trainer_refuses_a_masked_lms_run(tmp_path, monkeypatch):
@@ -154,10 +181,12 @@ def test_training_counts_three_times_the_operations_of_judging(monkeypatch):
 
 
 def test_the_optimizers_ratio_is_ours_over_the_fused_ones(monkeypatch):
-    clock = itertools.cycle([0.0, 3.0, 0.0, 1.0])
+    """Of three steps after two that are not counted; the ratio is taken step by step: 3, 2 and 5."""
+    seconds = [(9, 9, 9), (9, 9, 9), (6, 2, 7), (8, 4, 1), (5, 1, 2)]
+    clock = iter([time for step in seconds for duration in step for time in (0.0, float(duration))])
     monkeypatch.setattr(compare, "DistilBertForMaskedLM", lambda _: torch.nn.Linear(2, 2))
     monkeypatch.setattr(compare.time, "perf_counter", lambda: next(clock))
-    assert compare.optimizer_step() == {"ours": 3.0, "fused": 1.0, "ratio": 3.0}
+    assert compare.optimizer_step(3) == {"ours": 6.0, "fused": 2.0, "ours_bf16": 2.0, "ratio": 3.0}
 
 
 def test_the_rate_of_products_is_all_operations_over_all_time(monkeypatch):
@@ -165,26 +194,32 @@ def test_the_rate_of_products_is_all_operations_over_all_time(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(flops.time, "perf_counter", lambda: float(next(clock)))
     operations = 2 * (5 * 1 * 8 * 16 * 8 + 2 * 4 * 4 * 4)
-    found = flops.product_rate([(1, 8, 16, 8)] * 5 + [(2, 4, 4, 4)], torch.float32, seconds=3)
+    found = flops.product_rate([(1, 8, 16, 8, "tn")] * 5 + [(2, 4, 4, 4, "nt")], torch.float32, seconds=3)
     assert found == pytest.approx(operations / ((5 + 1) * 4 / 3))
 
 
 def test_a_ratio_is_ours_over_theirs_round_by_round(monkeypatch):
+    """In the second round the other one begins; the limit is measured before and after ours."""
     tokens = {"ours auto": iter([100, 300]), "trainer default": iter([50, 100])}
-    limits = iter([1e12, 3e12])
+    limits, told = iter([0.5e12, 1.5e12, 1e12, 2e12]), []
     monkeypatch.setattr(compare, "write_folder", lambda *_: [])
     monkeypatch.setattr(compare, "useful_and_shapes", lambda *_: (2e9, []))
-    monkeypatch.setattr(compare, "product_rate", lambda *_: next(limits))
-    monkeypatch.setattr(
-        compare, "turn", lambda _, __, name, ___, seed: {"tokens": next(tokens[name]), "seconds": 2.0, "peak_memory": 7 + seed}
-    )
+    monkeypatch.setattr(compare, "product_rate", lambda *_: told.append("products") or next(limits))
+
+    def turn(_, __, name, ___, seed):
+        told.append(name)
+        return {"tokens": next(tokens[name]), "seconds": 2.0, "peak_memory": 7 + seed}
+
+    monkeypatch.setattr(compare, "turn", turn)
     given = Namespace(data="", batch_size=1, steps=1, rounds=2)
     monkeypatch.setattr(compare, "contestants", lambda *_: list(tokens))
     result = compare.compare("minilm", "classification", given, bf16=False)
     found = result["contestants"]
     assert result["limit"] == pytest.approx(
-        {"useful_gflops": 200, "limit_gflops": 2_000, "share": 0.1, "least": 0.1, "most": 0.1}
-    )  # 50 and 150 tokens a second at 2 billion operations each, of 1,000 and of 3,000
+        {"useful_gflops": 200, "limit_gflops": 1_250, "share": 0.15, "least": 0.1, "most": 0.2}
+    )  # 50 and 150 tokens a second at 2 billion operations each, of 1,000 and of 1,500
+    ours = ["products", "ours auto", "products"]
+    assert told == [*ours, "trainer default", "trainer default", *ours] and result["rounds"] == 2
     assert found["trainer default"]["ours_is_faster_by"] == {"median": 2.5, "least": 2.0, "most": 3.0}
     assert (found["ours auto"]["tokens_per_second"], found["ours auto"]["peak_memory_bytes"]) == (100.0, 8)
 
@@ -232,6 +267,7 @@ def test_ours_has_the_trainers_head_dropout_and_texts_and_its_first_step_is_not_
 def test_without_bf16_in_hardware_nobody_needs_it():
     tuned = ["trainer tuned", "trainer tuned-no-attention-dropout"]  # in fp32 then
     assert compare.contestants("classification", bf16=False) == ["ours auto", "trainer default", *tuned]
+    assert compare.contestants("mlm", bf16=False) == ["ours auto", "trainer default"]
     assert compare.contestants("inference", bf16=False) == ["ours infer_reviews", "ours predict_logits", "pipeline default"]
     assert all(compare.contestants(task, bf16=True) == names for task, names in compare.CONTESTANTS.items())
 
@@ -257,6 +293,27 @@ def test_the_figures_so_far_are_written_after_each_task_and_not_over_the_committ
         compare.main(["--data", "imdb", "--quick"])
     record = json.loads((quick / "runs" / "compare.json").read_text())
     assert record["results"] == [{"task": "classification"}] and record["rounds"] == 1
+
+
+def test_explicit_flags_win_over_quick(quick, monkeypatch):
+    monkeypatch.setattr(compare, "compare", lambda size, task, given, _: {"size": size, "task": task, "contestants": {}})
+    monkeypatch.setattr(compare, "draw", lambda *_: None)
+    compare.main(["--data", "imdb", "--quick", "--tasks", "mlm", "--rounds", "2"])
+    record = json.loads((quick / "runs" / "compare.json").read_text())
+    assert [(result["size"], result["task"]) for result in record["results"]] == [("minilm", "mlm")]
+    assert (record["rounds"], record["steps"], record["max_length"]) == (2, 4, 128)
+    assert record["versions"]["torch"] == torch.__version__ and set(compare.PEERS) < set(record["versions"])
+
+
+def test_who_has_no_peers_installed_learns_it_before_the_work(quick, monkeypatch):
+    monkeypatch.setattr(compare.importlib.util, "find_spec", lambda name: None if name == "accelerate" else name)
+    with pytest.raises(UserError, match="^accelerate not installed: pip install -r requirements-dev.txt$"):
+        compare.main(["--data", "imdb"])
+
+
+def test_more_reviews_than_there_are_are_refused(corpus, tmp_path):
+    with pytest.raises(UserError, match="reviews to train on, and this many steps and batches want 1016"):
+        compare.write_folder(tmp_path, "minilm", str(corpus), 1_000)
 
 
 @pytest.mark.parametrize("flags", [("--steps", "0"), ("--rounds", "-1"), ("--batch_size", "0"), ("--output", "speed.svg")])

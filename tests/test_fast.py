@@ -151,8 +151,40 @@ def test_the_dice_of_neighbouring_sequences_do_not_overlap(monkeypatch):
     assert len(drawn) == 4 and all(end <= start for (_, end), (start, _) in itertools.pairwise(drawn))
 
 
-def test_attention_is_left_to_torch_on_a_gpu_and_to_us_on_a_cpu():
-    assert [file.has_fused_attention(torch.device(kind)) for kind in ("cpu", "cuda", "mps")] == [False, True, True]
+@pytest.mark.parametrize("amx", [True, False])
+def test_attention_is_left_to_torch_on_a_gpu_and_where_amx_judges_in_bf16(monkeypatch, amx):
+    monkeypatch.setattr(file, "AMX", amx)
+    cpu, gpu = torch.ones(1, dtype=torch.bfloat16), torch.ones(1, device="meta")
+    assert file.has_fused_attention(gpu, 0.1) and not file.has_fused_attention(cpu, 0.0)
+    with torch.inference_mode():
+        assert file.has_fused_attention(cpu, 0.0) == amx
+        assert not file.has_fused_attention(cpu, 0.1) and not file.has_fused_attention(cpu.float(), 0.0)
+
+
+@pytest.mark.parametrize("real", [[5, 5, 5], [5, 3, 4], [0, 5, 5]])
+def test_a_mask_is_added_and_the_scores_gradient_is_that_of_the_sum(real):
+    mask = (torch.arange(5) >= torch.tensor(real)[:, None])[:, None, None] * ours.FAR_BELOW
+    x, weight = torch.randn(2, 3, 2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    results = []
+    for add in (file.add_mask, torch.Tensor.add_):
+        x = x.detach().requires_grad_()
+        scores = x * 2
+        add(scores, mask)
+        (torch.softmax(scores, dim=3) * weight).sum().backward()
+        results.append((scores.detach(), x.grad))
+    assert all(map(torch.equal, *results))
+
+
+@pytest.mark.skipif(not file.AMX, reason="this machine has no AMX, so that torch's own product is taken everywhere")
+@pytest.mark.parametrize("shape", [(7, 12), (3, 5, 12), (0, 12)])
+def test_judging_in_bf16_a_layer_adds_its_bias_within_the_product(shape):
+    layer = randomise(file.Linear(12, 8)).bfloat16()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(3)).bfloat16()
+    exact = torch.nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+    with torch.inference_mode():
+        found = layer(x)
+    assert found.dtype == torch.bfloat16 and found.shape == exact.shape
+    close(found.double(), exact, 2**-7)
 
 
 def test_slices_cover_each_value_once_and_are_views():

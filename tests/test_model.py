@@ -309,7 +309,7 @@ def attention_and_inputs(p: float):
 
 def on_a_gpu(monkeypatch) -> None:
     """Attention takes the way of devices with a kernel for it; torch has that kernel for CPUs too, without dropout."""
-    monkeypatch.setattr(ours, "has_fused_attention", lambda device: True)
+    monkeypatch.setattr(ours, "has_fused_attention", lambda x, dropout: True)
     monkeypatch.setattr(ours, "piecewise", None)
 
 
