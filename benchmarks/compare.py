@@ -108,7 +108,8 @@ def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict
     """
     names, limits, kind = contestants(task, bf16), [], torch.bfloat16 if bf16 else torch.float32
     with tempfile.TemporaryDirectory() as place:
-        texts = write_folder(Path(place), size, given.data, given.batch_size * (given.steps + 1) * (3 if task == "mlm" else 1))
+        count = given.batch_size * (given.steps + 1) * (1 if task == "classification" else 3)
+        texts = write_folder(Path(place), size, given.data, count)
         useful, shapes = useful_and_shapes(size, task, texts, given)
         rounds = []
         for seed in range(given.rounds):
@@ -168,8 +169,8 @@ def optimizer_step(repeats: int = 10) -> dict:
             seconds[name].append(time.perf_counter() - started)
     result = {name: statistics.median(times[2:]) for name, times in seconds.items()}
     result["ratio"] = statistics.median(a / b for a, b in zip(seconds["ours"][2:], seconds["fused"][2:], strict=True))
-    said = "optimizer step, base size: ours {ours:.3f} s, fused {fused:.3f} s, ratio {ratio:.2f}; ours in bf16 {ours_bf16:.3f} s"
-    print("\n" + said.format(**result))
+    said = "an optimizer step: ours {ours:.3f} s, fused {fused:.3f} s, ratio {ratio:.2f}; ours in bf16 {ours_bf16:.3f} s"
+    print(f"\n{said.format(**result)}")
     return result
 
 
