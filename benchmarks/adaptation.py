@@ -9,6 +9,7 @@ time, and with other flags give other --runs. After each run the folder --output
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import subprocess
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from distilbert.cli import user_errors
+from distilbert.errors import UserError
 from distilbert.files import bare_name, read_json, write_atomically, write_json
 from distilbert.metrics import wilson_interval
 
@@ -185,6 +187,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="where the figures go (default: --runs)")
     parser.add_argument("--adapt", nargs=argparse.REMAINDER, default=[], help="further flags of train_mlm.py; stands last")
     given = parser.parse_args(argv)
+    if not importlib.util.find_spec("matplotlib"):  # which draws the first picture after hours
+        raise UserError("matplotlib is not installed: pip install -r requirements-dev.txt")
     settle_places(given)
     for arm in ADAPTATIONS:
         if not (Path(encoder_of(given, arm)) / "run.json").exists():

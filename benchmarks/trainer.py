@@ -55,6 +55,8 @@ def main() -> None:
     for name, values in SAME.items():
         if getattr(args, name) not in values:
             raise UserError(f"{given.run}: a run with --{name} {getattr(args, name)} has no counterpart here")
+    if args.warmup_ratio == 1.0:
+        raise UserError(f"{given.run}: a run with --warmup_ratio 1.0 has no counterpart here: there it is a single step")
     done = read_json(given.run / "run.json")
     if done.get("lengthened_at"):
         raise UserError(f"{given.run}: a run that was lengthened has no counterpart here: its schedule changed on the way")

@@ -157,6 +157,27 @@ MUTATIONS = [
         "fast::in_bf16_a_norms_gradients_count_every_token",
     ),
     Mutation(
+        "mask-from-the-second-padded-column-on",
+        "distilbert/fast.py",
+        "columns = mask.flatten(0, 2).any(dim=0).nonzero()",
+        "columns = mask.flatten(0, 2).any(dim=0).nonzero()[1:]",
+        "fast::a_mask_is_added_and_the_scores_gradient_is_that_of_the_sum",
+    ),
+    Mutation(
+        "fused-attention-with-dropout",
+        "distilbert/fast.py",
+        "judging_in_bf16(x) and not dropout",
+        "judging_in_bf16(x)",
+        "fast::attention_is_left_to_torch_on_a_gpu_and_where_amx_judges_in_bf16",
+    ),
+    Mutation(
+        "weights-gradients-layout",
+        "benchmarks/flops.py",
+        'others = [(1, c, a, b, "tn")',
+        'others = [(1, b, a, c, "tn")',
+        "compare::the_products_shapes_and_layouts_are_those_of_a_training_step",
+    ),
+    Mutation(
         "first-root-by-two-threads",
         "distilbert/fast.py",
         "torch.ones(1, dtype=dtype).sqrt()",

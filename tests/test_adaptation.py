@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from conftest import imdb_members, write_tar
+from matplotlib.axes import Axes
 
+from distilbert.errors import UserError
 from distilbert.files import bare_name
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -96,10 +98,26 @@ def test_a_number_of_labels_without_a_plain_run_has_no_row():
     assert len(adaptation.table([record("adapted", 100, 0, 1500)]).splitlines()) == 2
 
 
-def test_the_picture_is_drawn_from_all_arms(tmp_path):
-    pytest.importorskip("matplotlib")
-    adaptation.draw([record(arm, labels, 0, 1500) for arm in adaptation.ARMS for labels in (100, 500)], tmp_path / "a.svg")
+def test_the_picture_has_each_arms_accuracy_by_labels_and_a_curve_for_each_run(tmp_path, monkeypatch):
+    drawn, plot = [], Axes.plot
+
+    def see(axes, x, y, *style, **more):
+        drawn.append((tuple(x), tuple(y)))
+        return plot(axes, x, y, *style, **more)
+
+    monkeypatch.setattr(Axes, "plot", see)
+    right = {arm: 1500 + 100 * i for i, arm in enumerate(adaptation.ARMS)}
+    adaptation.draw([record(arm, labels, 0, right[arm]) for arm in adaptation.ARMS for labels in (100, 500)], tmp_path / "a.svg")
+    curve = ((7, 14), (0.6, 0.5))
+    assert drawn == [one for arm in adaptation.ARMS for one in (((100, 500), (right[arm] / 2000,) * 2), curve, curve)]
     assert all(f"<!-- {arm} -->" in (tmp_path / "a.svg").read_text() for arm in adaptation.ARMS)
+
+
+def test_without_what_draws_the_picture_nothing_is_begun(monkeypatch):
+    monkeypatch.setattr(adaptation.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(adaptation, "call", None)
+    with pytest.raises(UserError, match="matplotlib is not installed: pip install -r requirements-dev"):
+        adaptation.main(["--data", "imdb"])
 
 
 @pytest.mark.slow

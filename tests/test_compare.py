@@ -119,6 +119,15 @@ def test_the_trainer_refuses_a_recipe_that_it_has_no_counterpart_of(tmp_path, mo
         trainer.main()
 
 
+def test_the_trainer_refuses_a_warmup_that_it_would_take_for_one_step(tmp_path, monkeypatch):
+    (tmp_path / "checkpoint").mkdir()
+    arguments = asdict(train_cls.Arguments()) | {"warmup_ratio": 1.0}
+    (tmp_path / "checkpoint" / "arguments.json").write_text(json.dumps(arguments))
+    monkeypatch.setattr(sys, "argv", ["trainer.py", "--run", str(tmp_path), "--output", str(tmp_path / "out.json")])
+    with pytest.raises(UserError, match=r"a run with --warmup_ratio 1\.0 has no counterpart here"):
+        trainer.main()
+
+
 @pytest.mark.parametrize(
     ("changed", "match"),
     [

@@ -1,5 +1,6 @@
 """Computed in pieces, a function of a batch and its gradients are what they are in one piece."""
 
+import copy
 import itertools
 import runpy
 
@@ -175,7 +176,25 @@ def test_a_mask_is_added_and_the_scores_gradient_is_that_of_the_sum(real):
     assert all(map(torch.equal, *results))
 
 
-@pytest.mark.skipif(not file.AMX, reason="this machine has no AMX, so that torch's own product is taken everywhere")
+needs_amx = pytest.mark.skipif(not file.AMX, reason="this machine has no AMX, so that torch's own kernels are taken nowhere")
+
+
+@pytest.mark.parametrize("amx", [False, pytest.param(True, marks=needs_amx)])
+@pytest.mark.parametrize("some_rows", [True, False])
+def test_judging_in_bf16_attention_differs_from_the_exact_one_by_rounding_alone(monkeypatch, amx, some_rows):
+    monkeypatch.setattr(file, "AMX", amx)
+    module = randomise(ours.Attention(our_config(attention_dropout=0.4))).bfloat16().eval()
+    x = torch.randn(4, 13, 12, generator=torch.Generator().manual_seed(2)).bfloat16()
+    mask = (ragged_batch()[1][:, None, None] == 0).bfloat16() * ours.FAR_BELOW
+    rows = x[:, :2] if some_rows else x
+    with torch.inference_mode():
+        found = module(x, mask, rows)
+    exact, rows = copy.deepcopy(module).double(), rows.double() if some_rows else None
+    x = x.double()
+    close(found.double(), exact(x, mask.double(), x if rows is None else rows), 0.05)
+
+
+@needs_amx
 @pytest.mark.parametrize("shape", [(7, 12), (3, 5, 12), (0, 12)])
 def test_judging_in_bf16_a_layer_adds_its_bias_within_the_product(shape):
     layer = randomise(file.Linear(12, 8)).bfloat16()
