@@ -3,7 +3,7 @@
 keep_mask           for dropout, by all cores at once
 LayerNorm           whose gradients bf16 does not cut short
 Linear              that writes its result once, where it judges
-slices              of the optimizer's tensors, to fit the cache
+slices              of the optimizer's tensors, to fit the cache, and their `nonzero` values
 piecewise           attention, a few sequences at a time; `add_mask` for its scores
 tune_process        for batches of all lengths
 """
@@ -127,7 +127,17 @@ def slices(*tensors: Tensor, size: int = 262_144) -> Iterator[tuple[Tensor, ...]
         yield tuple(tensor[start : start + size] for tensor in flat)
 
 
+def nonzero(x: Tensor) -> Tensor:
+    """x ≥ 0 with the smallest normal number of its format instead of 0, which any ε hides.
+
+    MKL's root of a zero takes thirty times as long as that of another number, and AdamW takes millions of them: of the second
+    moments of words that no batch had yet.
+    """
+    return x.clamp(min=torch.finfo(x.dtype).tiny)
+
+
 PIECE = 1 << 23  # values of a piece's largest intermediate result: 16 MB in half precision
+WHOLE = 1 << 26  # bytes of that result up to which a batch is not cut at all, and backward finds it where forward left it
 APART = 1 << 32  # between the seeds of two pieces, because a dropout counts on from its seed, a step for each row of words
 
 
@@ -157,14 +167,15 @@ def piecewise(function: Callable[..., Tensor], batch: tuple[Tensor | None, ...],
     Attention makes H·T·T weights a sequence; at 512 tokens, a batch has some hundred megabytes of them. Written to memory and
     read again by each operation, they take longer than the products around them. In pieces they stay in a cache, and as
     backward computes them again instead of keeping them, they hardly take memory (Chen et al. 2016, "Training Deep Nets with
-    Sublinear Memory Cost"; the same trade as in Dao et al. 2022, "FlashAttention").
+    Sublinear Memory Cost"; the same trade as in Dao et al. 2022, "FlashAttention"). Up to WHOLE bytes, keeping them takes less
+    time than computing them again.
 
     `values`: how many of them one example makes. Each piece gets a seed of its own, and `function` must be a function of its
     arguments: backward calls it again. Outputs and gradients are those of the whole, but for rounding, and but for dropout:
     a piece draws from its own seed.
     """
     size = max(PIECE // values, 1)
-    if size >= len(batch[0]):
+    if size >= len(batch[0]) or len(batch[0]) * values * batch[0].element_size() <= WHOLE:
         return function(*batch, seed)
     if torch.is_grad_enabled():
         return _Recomputed.apply(function, size, seed, *batch)

@@ -107,7 +107,8 @@ def test_the_picture_has_each_arms_accuracy_by_labels_and_a_curve_for_each_run(t
 
     monkeypatch.setattr(Axes, "plot", see)
     right = {arm: 1500 + 100 * i for i, arm in enumerate(adaptation.ARMS)}
-    adaptation.draw([record(arm, labels, 0, right[arm]) for arm in adaptation.ARMS for labels in (100, 500)], tmp_path / "a.svg")
+    records = [record(arm, labels, 0, right[arm]) for arm in adaptation.ARMS for labels in (100, 500)]
+    adaptation.draw(records, tmp_path / "a.svg")
     curve = ((7, 14), (0.6, 0.5))
     assert drawn == [one for arm in adaptation.ARMS for one in (((100, 500), (right[arm] / 2000,) * 2), curve, curve)]
     assert all(f"<!-- {arm} -->" in (tmp_path / "a.svg").read_text() for arm in adaptation.ARMS)

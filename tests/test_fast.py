@@ -35,6 +35,7 @@ def inputs(third: bool) -> list:
 
 def in_pieces_of(monkeypatch, size: int) -> None:
     monkeypatch.setattr(file, "PIECE", 10 * size + 9)  # with ten values an example
+    monkeypatch.setattr(file, "WHOLE", 0)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -65,6 +66,7 @@ def test_each_piece_has_a_seed_of_its_own(monkeypatch):
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_no_piece_is_larger_than_it_may_be_unless_one_example_is(monkeypatch, grad):
+    monkeypatch.setattr(file, "WHOLE", 0)
     seen = []
 
     def see(x, seed):
@@ -79,8 +81,19 @@ def test_no_piece_is_larger_than_it_may_be_unless_one_example_is(monkeypatch, gr
             assert seen == expected
 
 
+@pytest.mark.parametrize(("room", "expected"), [(0, [1] * 7), (1, [7])])
+def test_a_batch_is_whole_up_to_so_many_bytes(monkeypatch, room, expected):
+    """Of float64 here, eight bytes a value."""
+    monkeypatch.setattr(file, "PIECE", 100)
+    monkeypatch.setattr(file, "WHOLE", 7 * 100 * 8 - 1 + room)
+    seen = []
+    piecewise(lambda x, seed: seen.append(len(x)) or x, (torch.ones(7, 5, dtype=torch.float64),), 100, 0)
+    assert seen == expected
+
+
 def attention(monkeypatch, size: int, p: float, x, mask):
     monkeypatch.setattr(file, "PIECE", 2 * 13 * 13 * size)
+    monkeypatch.setattr(file, "WHOLE", 0)
     module = randomise(ours.Attention(our_config(attention_dropout=p))).double().train()
     torch.manual_seed(5)
     return module, module(x, mask, x)
@@ -204,6 +217,15 @@ def test_judging_in_bf16_a_layer_adds_its_bias_within_the_product(shape):
         found = layer(x)
     assert found.dtype == torch.bfloat16 and found.shape == exact.shape
     close(found.double(), exact, 2**-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_moment_of_zero_has_a_root_that_no_epsilon_shows(dtype):
+    x = torch.tensor([0.0, 1e-30, 2.0], dtype=dtype)
+    found = file.nonzero(x)
+    assert found[0] > 0 and torch.equal(found[1:], x[1:])
+    epsilon = torch.tensor(1e-12, dtype=dtype)
+    assert found[0].sqrt() + epsilon == epsilon
 
 
 def test_slices_cover_each_value_once_and_are_views():
