@@ -1,4 +1,4 @@
-"""Ours and Hugging Face's side by side: the same model, reviews, batch, length and steps, in turns (A B A B).
+"""Ours and Hugging Face's side by side: the same model, reviews, batch, length and steps, in turns.
 
     python benchmarks/compare.py --data aclImdb_v1.tar.gz           # everything
     python benchmarks/compare.py --data aclImdb_v1.tar.gz --quick   # minilm size, short
@@ -145,8 +145,9 @@ def show(result: dict) -> None:
         ratio = "{median:.2f} ({least:.2f} to {most:.2f})".format(**figures["ours_is_faster_by"])
         memory = figures["peak_memory_bytes"] / 2**30
         print(f"  {name:34} {figures['tokens_per_second']:9,.0f}   {ratio:22} {memory:6.2f} GiB")
-    share = "ours: {useful_gflops:.0f} useful of {limit_gflops:.0f} GFLOP/s that the products alone reach, {share:.0%}"
-    print("  " + share.format(**limit) + " ({least:.0%} to {most:.0%})".format(**limit), flush=True)
+    share = "ours: {useful_gflops:.0f} useful of {limit_gflops:.0f} GFLOP/s that the products alone reach, "
+    share += "{share:.0%} by the median of the rounds ({least:.0%} to {most:.0%})"
+    print("  " + share.format(**limit), flush=True)
 
 
 def optimizer_step(repeats: int = 10) -> dict:

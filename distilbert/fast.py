@@ -3,7 +3,7 @@
 keep_mask           for dropout, by all cores at once
 LayerNorm           whose gradients bf16 does not cut short
 Linear              that writes its result once, where it judges
-slices              of the optimizer's tensors, to fit the cache, and their `nonzero` values
+slices              of the optimizer's tensors, to fit the cache, `above_zero` for their roots
 piecewise           attention, a few sequences at a time; `add_mask` for its scores
 tune_process        for batches of all lengths
 """
@@ -107,7 +107,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if judging_in_bf16(x):
+        if judging_in_bf16(x) and self.weight.dtype == x.dtype:  # under autocast they differ
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return super().forward(x)
 
@@ -127,24 +127,25 @@ def slices(*tensors: Tensor, size: int = 262_144) -> Iterator[tuple[Tensor, ...]
         yield tuple(tensor[start : start + size] for tensor in flat)
 
 
-def nonzero(x: Tensor) -> Tensor:
-    """x ≥ 0 with the smallest normal number of its format instead of 0, which any ε hides.
+def above_zero(x: Tensor) -> Tensor:
+    """x ≥ 0, but at least the smallest normal number of its format, whose root AdamW's ε hides.
 
-    MKL's root of a zero takes thirty times as long as that of another number, and AdamW takes millions of them: of the second
+    MKL's root of zero takes twenty times as long as that of another number, and AdamW takes millions of them: of the second
     moments of words that no batch had yet.
     """
     return x.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 PIECE = 1 << 23  # values of a piece's largest intermediate result: 16 MB in half precision
-WHOLE = 1 << 26  # bytes of that result up to which a batch is not cut at all, and backward finds it where forward left it
+WHOLE = 1 << 26  # bytes of that result up to which a batch is not cut if it has a backward; with dropout three such are kept
 APART = 1 << 32  # between the seeds of two pieces, because a dropout counts on from its seed, a step for each row of words
 
 
 def has_fused_attention(x: Tensor, dropout: float) -> bool:
     """Whether to leave attention to torch: on a GPU, and where a CPU with AMX judges in bf16.
 
-    A CPU's kernel has no dropout, its backward is slow, and in fp32 or without AMX it gains little, or loses.
+    A CPU's kernel has no dropout and a slow backward, and without AMX it gains little, or loses. In fp32 it would gain, but
+    whoever follows a tensor by hand would see neither scores nor weights.
     """
     return not x.is_cpu or (judging_in_bf16(x) and not dropout)
 
@@ -175,7 +176,8 @@ def piecewise(function: Callable[..., Tensor], batch: tuple[Tensor | None, ...],
     a piece draws from its own seed.
     """
     size = max(PIECE // values, 1)
-    if size >= len(batch[0]) or len(batch[0]) * values * batch[0].element_size() <= WHOLE:
+    kept = torch.is_grad_enabled() and len(batch[0]) * values * batch[0].element_size() <= WHOLE
+    if size >= len(batch[0]) or kept:
         return function(*batch, seed)
     if torch.is_grad_enabled():
         return _Recomputed.apply(function, size, seed, *batch)

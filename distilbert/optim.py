@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .fast import nonzero, slices
+from .fast import above_zero, slices
 
 
 def parameter_groups(
@@ -131,7 +131,7 @@ class AdamW(torch.optim.Optimizer):
                     m.lerp_(g, 1 - beta1)
                     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
                     w.mul_(1 - lr * group["weight_decay"])
-                    denominator = nonzero(v).sqrt_().add_(group["eps"] * root)
+                    denominator = above_zero(v).sqrt_().add_(group["eps"] * root)
                     w.addcdiv_(m, denominator, value=-lr * root / (1 - beta1**t))
                     if master is not p:
                         rounded.copy_(w)

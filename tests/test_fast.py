@@ -81,13 +81,14 @@ def test_no_piece_is_larger_than_it_may_be_unless_one_example_is(monkeypatch, gr
             assert seen == expected
 
 
-@pytest.mark.parametrize(("room", "expected"), [(0, [1] * 7), (1, [7])])
-def test_a_batch_is_whole_up_to_so_many_bytes(monkeypatch, room, expected):
+@pytest.mark.parametrize(("room", "grad", "expected"), [(0, True, [1] * 7), (1, True, [7]), (1, False, [1] * 7)])
+def test_a_batch_is_whole_up_to_so_many_bytes_where_backward_would_compute_it_again(monkeypatch, room, grad, expected):
     """Of float64 here, eight bytes a value."""
     monkeypatch.setattr(file, "PIECE", 100)
     monkeypatch.setattr(file, "WHOLE", 7 * 100 * 8 - 1 + room)
     seen = []
-    piecewise(lambda x, seed: seen.append(len(x)) or x, (torch.ones(7, 5, dtype=torch.float64),), 100, 0)
+    with torch.set_grad_enabled(grad):
+        piecewise(lambda x, seed: seen.append(len(x)) or x, (torch.ones(7, 5, dtype=torch.float64),), 100, 0)
     assert seen == expected
 
 
@@ -183,7 +184,9 @@ def test_a_mask_is_added_and_the_scores_gradient_is_that_of_the_sum(real):
     for add in (file.add_mask, torch.Tensor.add_):
         x = x.detach().requires_grad_()
         scores = x * 2
+        before = scores.grad_fn
         add(scores, mask)
+        assert (scores.grad_fn is before) == (add is file.add_mask)
         (torch.softmax(scores, dim=3) * weight).sum().backward()
         results.append((scores.detach(), x.grad))
     assert all(map(torch.equal, *results))
@@ -207,24 +210,47 @@ def test_judging_in_bf16_attention_differs_from_the_exact_one_by_rounding_alone(
     close(found.double(), exact(x, mask.double(), x if rows is None else rows), 0.05)
 
 
+class Kernels(TorchDispatchMode):
+    """The names of the kernels that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(function.overloadpacket.__name__)
+        return function(*args, **kwargs or {})
+
+
 @needs_amx
-@pytest.mark.parametrize("shape", [(7, 12), (3, 5, 12), (0, 12)])
-def test_judging_in_bf16_a_layer_adds_its_bias_within_the_product(shape):
+@pytest.mark.parametrize("shape", [(7, 12), (3, 5, 12), (0, 12), (0, 5, 12), (12, 7)])
+def test_judging_in_bf16_and_only_then_a_layer_adds_its_bias_within_the_product(shape):
     layer = randomise(file.Linear(12, 8)).bfloat16()
     x = torch.randn(shape, generator=torch.Generator().manual_seed(3)).bfloat16()
+    x = x.t() if x.shape[-1] != 12 else x  # not contiguous
     exact = torch.nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
-    with torch.inference_mode():
+    with Kernels() as learning:
+        layer(x)
+    with torch.inference_mode(), Kernels() as judging:
         found = layer(x)
+    assert "_linear_pointwise" in judging.seen and "_linear_pointwise" not in learning.seen
     assert found.dtype == torch.bfloat16 and found.shape == exact.shape
     close(found.double(), exact, 2**-7)
+
+
+def test_under_autocast_a_layer_of_fp32_takes_what_a_layer_before_it_made_in_bf16():
+    layers = torch.nn.Sequential(file.Linear(12, 8), file.Linear(8, 3))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = layers(torch.ones(2, 12))
+    close(found.double(), layers.double()(torch.ones(2, 12).double()), 0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_moment_of_zero_has_a_root_that_no_epsilon_shows(dtype):
     x = torch.tensor([0.0, 1e-30, 2.0], dtype=dtype)
-    found = file.nonzero(x)
-    assert found[0] > 0 and torch.equal(found[1:], x[1:])
-    epsilon = torch.tensor(1e-12, dtype=dtype)
+    found = file.above_zero(x)
+    assert found[0] > 0 and torch.equal(found[1:], x[1:]) and file.above_zero(torch.tensor(torch.nan)).isnan()
+    epsilon = torch.tensor(1e-8 * 0.001**0.5, dtype=dtype)  # in the first step, when its correction makes it smallest
     assert found[0].sqrt() + epsilon == epsilon
 
 
