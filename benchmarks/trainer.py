@@ -44,19 +44,25 @@ SAME |= {"layer_decay": (1.0,), "head_learning_rate": (None,), "decay_all": (Fal
 SAME |= {"eval_steps": (None,)}
 
 
+def arguments_of(run: Path) -> argparse.Namespace:
+    """Those that train_cls.py had. Raises `UserError` when the Trainer has no counterpart of one."""
+    args = argparse.Namespace(**read_json(run / "checkpoint" / "arguments.json"))
+    if not hasattr(args, "classifier_head"):
+        raise UserError(f"{run}: holds no classifier; expected a run of train_cls.py")
+    for name, values in SAME.items():
+        if getattr(args, name) not in values:
+            raise UserError(f"{run}: a run with --{name} {getattr(args, name)} has no counterpart here")
+    if args.warmup_ratio == 1.0:
+        raise UserError(f"{run}: a run with --warmup_ratio 1.0 has no counterpart here: there it is a single step")
+    return args
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="the run directory of train_cls.py to imitate")
     parser.add_argument("--output", type=Path, required=True, help="where the record goes (JSON)")
     given = parser.parse_args()
-    args = argparse.Namespace(**read_json(given.run / "checkpoint" / "arguments.json"))
-    if not hasattr(args, "classifier_head"):
-        raise UserError(f"{given.run}: holds no classifier; expected a run of train_cls.py")
-    for name, values in SAME.items():
-        if getattr(args, name) not in values:
-            raise UserError(f"{given.run}: a run with --{name} {getattr(args, name)} has no counterpart here")
-    if args.warmup_ratio == 1.0:
-        raise UserError(f"{given.run}: a run with --warmup_ratio 1.0 has no counterpart here: there it is a single step")
+    args = arguments_of(given.run)
     done = read_json(given.run / "run.json")
     if done.get("lengthened_at"):
         raise UserError(f"{given.run}: a run that was lengthened has no counterpart here: its schedule changed on the way")

@@ -252,6 +252,71 @@ def test_the_tuned_trainer_has_the_very_batches_of_ours(tmp_path, cache, monkeyp
     assert found == ours and len(set(found)) > 1
 
 
+def write_contest(folder: Path, texts: list[str]) -> None:
+    """What write_folder writes, small."""
+    tokenizer = Tokenizer.from_texts(texts)
+    config = our_config(vocab_size=len(tokenizer), max_position_embeddings=32, id2label={0: "Negative", 1: "Positive"})
+    DistilBertForMaskedLM(config).save_pretrained(folder / "model")
+    DistilBertForSequenceClassification(config).save_pretrained(folder / "judge")
+    for name in ("model", "judge"):
+        tokenizer.save_pretrained(folder / name, 32)
+    rows = [{"text": text, "label": 0, "split": "train"} for text in texts]
+    (folder / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("how", "bf16", "dropout"), [("default", False, 0.3), ("bf16", True, 0.3), ("bf16-no-attention-dropout", True, 0.0)]
+)
+def test_a_trainers_name_says_its_number_format_and_its_dropout_on_attention_weights(tmp_path, monkeypatch, how, bf16, dropout):
+    made = {}
+
+    class Peer:
+        def __init__(self, **given):
+            made.update(given)
+
+        def train(self):
+            for _ in range(3):
+                made["callbacks"][0].on_step_end()
+
+    monkeypatch.setattr(sys.modules["transformers"], "Trainer", Peer)
+    write_contest(tmp_path, ["a film", "a good film"] * 9)
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"attention_dropout": 0.3}))
+    contestants.hugging_face_trainer(tmp_path, "mlm", how, 2, 4, 16, seed=0)
+    assert (made["args"].bf16, made["model"].config.attention_dropout) == (bf16, dropout)
+
+
+@pytest.mark.parametrize(("how", "dtype"), [("default", "float32"), ("bf16", "bfloat16"), ("bf16-by-length", "bfloat16")])
+def test_the_pipeline_judges_the_texts_as_they_come_or_in_our_order(tmp_path, monkeypatch, how, dtype):
+    judged, made = [], {}
+
+    class Judge:
+        def tokenizer(self, texts, truncation, max_length):
+            return {"input_ids": [[0] * min(len(text), max_length) for text in texts]}
+
+        def __call__(self, texts, **_):
+            judged.append(texts)
+
+    monkeypatch.setattr(sys.modules["transformers"], "pipeline", lambda *_, **given: made.update(given) or Judge())
+    texts = ["a", "aaaa", "aa", "aaa"]
+    (tmp_path / "reviews.jsonl").write_text(
+        "".join(json.dumps({"text": text, "label": 0, "split": "train"}) + "\n" for text in texts)
+    )
+    assert contestants.pipeline(tmp_path, how, batch_size=2, max_length=9)["tokens"] == 10
+    order = sorted(texts, key=len, reverse=True) if how.endswith("by-length") else texts
+    assert judged == [order[:2], order] and made["dtype"] == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize(("how", "kind"), [("infer_reviews", "auto"), ("fp32", "fp32"), ("predict_logits", "auto")])
+def test_ours_judges_in_the_format_of_its_name_and_only_evaluates_way_tunes_the_process(tmp_path, monkeypatch, how, kind):
+    told = []
+    monkeypatch.setattr(contestants, "tune_process", lambda: told.append("tuned"))
+    monkeypatch.setattr(contestants.Precision, "choose", lambda device, kind: told.append(kind) or Precision(device, "fp32"))
+    write_contest(tmp_path, ["a film", "a good film"])
+    assert contestants.our_inference(tmp_path, how, batch_size=2, max_length=9)["tokens"] == 4 + 5
+    assert told == ["tuned"] * (how == "predict_logits") + [kind]
+
+
 @pytest.mark.parametrize(
     ("task", "expected"),
     [("mlm", "--pack --dropout 0.1"), ("classification", "--truncation head --classifier_head pre_classifier")],

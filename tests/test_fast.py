@@ -192,7 +192,7 @@ def test_a_mask_is_added_and_the_scores_gradient_is_that_of_the_sum(real):
     assert all(map(torch.equal, *results))
 
 
-needs_amx = pytest.mark.skipif(not file.AMX, reason="this machine has no AMX, so that torch's own kernels are taken nowhere")
+needs_amx = pytest.mark.skipif(not file.AMX, reason="this machine has no AMX, so that neither fused kernel is taken")
 
 
 @pytest.mark.parametrize("amx", [False, pytest.param(True, marks=needs_amx)])
