@@ -184,7 +184,9 @@ def test_training_counts_three_times_the_operations_of_judging(monkeypatch):
     """Forward, and in backward the gradients of inputs and of weights; the formula itself is compared with torch's count."""
     monkeypatch.setattr(compare.Tokenizer, "from_pretrained", lambda _: Tokenizer.from_texts(["a film"]))
     given, texts = Namespace(max_length=32, batch_size=2), ["a film"] * 4  # of four tokens each
-    training, judging = (compare.useful_and_shapes("minilm", task, texts, given)[0] for task in ("classification", "inference"))
+    both = [compare.useful_and_shapes("minilm", task, texts, given) for task in ("classification", "inference")]
+    (training, shapes), (judging, forward) = both
+    assert len(shapes) == 3 * len(forward)  # of the limit, too
     config = compare.DistilBertConfig(**compare.SIZES["minilm"])
     assert training == 3 * judging == 3 * flops.useful_flops(config, [4], [1], training=False) / 4
 
