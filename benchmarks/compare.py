@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from flops import product_rate, product_shapes, useful_flops
 
-from data.batches import tokenise
+from data.batches import by_length, tokenise
 from data.sources import load
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification, Tokenizer
 from distilbert.cli import user_errors
@@ -40,6 +40,7 @@ from distilbert.precision import fast_bf16
 from distilbert.start import machine
 
 PEERS = ("transformers", "accelerate", "matplotlib")  # the last draws
+SAMPLE = 4_000  # reviews from which the batches of a turn are taken
 SIZES = {"base": {}, "minilm": {"dim": 384, "hidden_dim": 1_536}}
 CONTESTANTS = {
     "classification": ["ours auto", "ours fp32", "trainer default", "trainer bf16", "trainer tuned",
@@ -57,17 +58,27 @@ def contestants(task: str, bf16: bool) -> list[str]:
     return [name for name in CONTESTANTS[task] if name != "ours fp32" and "bf16" not in name]
 
 
-def write_folder(folder: Path, size: str, data: str, count: int) -> list[str]:
-    """Random weights of a size, as a masked LM and a classifier, `count` reviews to train on, which it returns, and 16 more."""
-    train = load(data)["train"]
+def write_folder(folder: Path, size: str, batches: int, given: argparse.Namespace) -> list[str]:
+    """Random weights of a size, as a masked LM and a classifier, reviews to train on, which it returns, and 16 more.
+
+    The reviews are whole batches of a sample in order of length, evenly spread over it: ours pads as little as in an epoch of
+    all of them. Cut by length, as few reviews as a turn takes would give it four times as much padding.
+    """
+    train, count = load(given.data)["train"], batches * given.batch_size
     if count + 16 > len(train):
-        raise UserError(f"--data {data}: {len(train)} reviews to train on, and this many steps and batches want {count + 16}")
+        message = f"--data {given.data}: {len(train)} reviews to train on, and this many steps and batches want {count + 16}"
+        raise UserError(message)
     config = DistilBertConfig(**SIZES[size], classifier_head="pre_classifier")
     torch.manual_seed(0)
     for name, kind in (("model", DistilBertForMaskedLM), ("judge", DistilBertForSequenceClassification)):
         kind(config).save_pretrained(folder / name)
-        Tokenizer.from_pretrained("minilm").save_pretrained(folder / name, config.max_position_embeddings)
-    chosen = train.take(np.random.default_rng(0).permutation(len(train))[: count + 16])
+        tokenizer = Tokenizer.from_pretrained("minilm")
+        tokenizer.save_pretrained(folder / name, config.max_position_embeddings)
+    others, sample = np.split(np.random.default_rng(0).permutation(len(train))[: 16 + max(count, SAMPLE)], [16])
+    lengths = np.array([len(ids) for ids in tokenizer.encode_batch(train.take(sample).texts, given.max_length)])
+    whole = list(by_length(lengths, given.batch_size))[: len(sample) // given.batch_size]
+    spread = ((np.arange(batches) + 0.5) * len(whole) / batches).astype(int)
+    chosen = train.take(np.concatenate([sample[whole[i]] for i in spread] + [others]))
     with open(folder / "reviews.jsonl", "w", encoding="utf-8") as file:
         for i, (text, label) in enumerate(zip(chosen.texts, chosen.labels.tolist(), strict=True)):
             part = "train" if i < count else ("validation", "test")[i % 2]
@@ -108,8 +119,8 @@ def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict
     """
     names, limits, kind = contestants(task, bf16), [], torch.bfloat16 if bf16 else torch.float32
     with tempfile.TemporaryDirectory() as place:
-        count = given.batch_size * (given.steps + 1) * (1 if task == "classification" else 3)
-        texts = write_folder(Path(place), size, given.data, count)
+        batches = (given.steps + 1) * (1 if task == "classification" else 3)
+        texts = write_folder(Path(place), size, batches, given)
         useful, shapes = useful_and_shapes(size, task, texts, given)
         rounds = []
         for seed in range(given.rounds):
@@ -193,11 +204,13 @@ def tokenising(data: str, count: int) -> dict:
 
 
 def draw(results: list[dict], output: Path) -> None:
-    """Bars of real tokens a second, a panel for each task and size."""
+    """Bars of real tokens a second, a row of panels for each size, a panel for each task."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.6 * len(results), 2.8), layout="constrained")
-    for panel, result in zip(figure.subplots(1, len(results), squeeze=False)[0], results, strict=True):
+    rows = len({result["size"] for result in results})
+    columns = len(results) // rows
+    figure = Figure(figsize=(3.6 * columns, 2.8 * rows), layout="constrained")
+    for panel, result in zip(figure.subplots(rows, columns, squeeze=False).flat, results, strict=True):
         names = list(result["contestants"])[::-1]
         rates = [result["contestants"][name]["tokens_per_second"] for name in names]
         panel.barh(names, rates, color=["C0" if name.startswith("ours") else "C7" for name in names])

@@ -80,12 +80,12 @@ def keep_mask(x: Tensor, dropped: int, seed: int) -> Tensor:
 class LayerNorm(nn.LayerNorm):
     """w·(x - mean)/√(variance + ε) + b, for each token over its D numbers (Ba et al. 2016, "Layer Normalization").
 
-    In bf16 on a CPU w and b stand apart from torch's kernel: that one adds up their gradients, over all tokens of a batch, in
-    bf16, and there 256 + 1 is 256. Over 4,096 tokens a fifth of b's gradient was missing.
+    Where it trains in bf16 on a CPU, w and b stand apart from torch's kernel: that one adds up their gradients, over all tokens
+    of a batch, in bf16, and there 256 + 1 is 256. Over 4,096 tokens a fifth of b's gradient was missing.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cpu or x.dtype != torch.bfloat16:
+        if not x.is_cpu or x.dtype != torch.bfloat16 or not torch.is_grad_enabled():
             return super().forward(x)
         return torch.addcmul(self.bias, F.layer_norm(x, self.normalized_shape, eps=self.eps), self.weight)
 

@@ -174,9 +174,9 @@ def side_by_side() -> str:
         "pipeline bf16": "pipeline, bf16",
         "pipeline bf16-by-length": "pipeline, bf16, our batches by length",
     }
-    lines = ["| task | beside | theirs, tokens/s | ours, tokens/s | ours is faster by | peak memory, theirs → ours |"]
-    lines.append("|---|---|---|---|---|---|")
-    for result in (one for one in record["results"] if one["size"] == "base"):
+    lines = ["| size | task | beside | theirs, tokens/s | ours, tokens/s | ours is faster by | peak memory, theirs → ours |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for result in record["results"]:
         contestants = result["contestants"]
         ours = next(iter(contestants.values()))
         for key, theirs in contestants.items():
@@ -186,7 +186,7 @@ def side_by_side() -> str:
             rates = f"{theirs['tokens_per_second']:,.0f} | {ours['tokens_per_second']:,.0f}"
             used = [one["peak_memory_bytes"] for one in (theirs, ours)]  # None: not measured
             memory = " → ".join(f"{peak / 2**30:.1f} GiB" for peak in used) if all(used) else ""
-            lines.append(f"| {result['task']} | {names[key]} | {rates} | {ratio} | {memory} |")
+            lines.append(f"| {result['size']} | {result['task']} | {names[key]} | {rates} | {ratio} | {memory} |")
     return "\n".join(lines) + "\n"
 
 

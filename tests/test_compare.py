@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train_cls
 import train_mlm
-from data.sources import load
+from data.sources import Part, load
 from distilbert import Tokenizer
 from distilbert.errors import UserError
 from distilbert.model import IGNORED, DistilBertForMaskedLM, DistilBertForSequenceClassification
@@ -389,7 +390,27 @@ def test_who_has_no_peers_installed_learns_it_before_the_work(quick, monkeypatch
 
 def test_more_reviews_than_there_are_are_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="reviews to train on, and this many steps and batches want 1016"):
-        compare.write_folder(tmp_path, "minilm", str(corpus), 1_000)
+        given = Namespace(data=str(corpus), batch_size=10, max_length=32)
+        compare.write_folder(tmp_path, "minilm", 100, given)
+
+
+def test_the_reviews_are_batches_by_length_evenly_spread_over_a_sample(tmp_path, monkeypatch):
+    """As little padding as in an epoch of the sample, and its mean length; the 16 others are of random lengths."""
+    texts = ["film " * (1 + i * 7 % 300) for i in range(300)]  # each length once
+    monkeypatch.setattr(compare, "load", lambda _: {"train": Part(texts, np.arange(300) % 2, [""] * 300)})
+    monkeypatch.setattr(compare, "SAMPLE", 240)
+    monkeypatch.setattr(compare.Tokenizer, "from_pretrained", lambda _: Tokenizer.from_texts(["film"]))
+    monkeypatch.setattr(compare, "DistilBertForMaskedLM", lambda _: MagicMock())
+    monkeypatch.setattr(compare, "DistilBertForSequenceClassification", lambda _: MagicMock())
+    given = Namespace(data="", batch_size=8, max_length=512)
+    (tmp_path / "model").mkdir(), (tmp_path / "judge").mkdir()
+    chosen = compare.write_folder(tmp_path, "minilm", 5, given)
+    assert len(chosen) == 40 == len(set(chosen))
+    lengths = np.array([len(text.split()) for text in chosen])
+    assert all(np.ptp(lengths[i : i + 8]) < 25 for i in range(0, 40, 8)) and abs(lengths.mean() - 150) < 15
+    rows = [json.loads(line) for line in (tmp_path / "reviews.jsonl").read_text().splitlines()]
+    parts = [[row["text"] for row in rows if row["split"] == part] for part in ("train", "validation", "test")]
+    assert [len(set(part)) for part in parts] == [40, 8, 8] and len({*parts[0], *parts[1], *parts[2]}) == 56
 
 
 @pytest.mark.parametrize("flags", [("--steps", "0"), ("--rounds", "-1"), ("--batch_size", "0"), ("--output", "speed.svg")])
@@ -419,7 +440,8 @@ def test_a_turn_has_no_gpu_and_tells_its_own_memory(tmp_path, monkeypatch, capsy
 
 def test_the_picture_has_a_panel_for_each_result_and_a_bar_for_each_contestant(tmp_path, monkeypatch):
     results = [
-        {"task": task, "size": "minilm", "contestants": {name: {"tokens_per_second": 7.0 + i} for i, name in enumerate(names)}}
+        {"task": task, "size": size, "contestants": {name: {"tokens_per_second": 7.0 + i} for i, name in enumerate(names)}}
+        for size in compare.SIZES
         for task, names in compare.CONTESTANTS.items()
     ]
     drawn, barh = [], Axes.barh

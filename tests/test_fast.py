@@ -334,6 +334,16 @@ def test_the_scripts_tune_their_process(tmp_path, monkeypatch):
         evaluate.main(["--model", str(tmp_path / "judge"), "--text", "a"])
 
 
+def test_a_norm_that_judges_in_bf16_is_rounded_once():
+    norm, x = file.LayerNorm(24, eps=1e-12).bfloat16(), torch.randn(40, 24).bfloat16()
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    exact = torch.nn.functional.layer_norm(x.double(), (24,), norm.weight.double(), norm.bias.double(), 1e-12)
+    twice = norm(x)
+    with torch.no_grad():
+        assert torch.equal(norm(x), exact.bfloat16())
+    assert not torch.equal(twice, exact.bfloat16())
+
+
 def test_in_bf16_a_norms_gradients_count_every_token():
     x, upstream = torch.randn(4_096, 24), torch.randn(4_096, 24) + 0.2  # torch's kernel loses a fifth of the bias's here
     exact, norm = torch.nn.LayerNorm(24, eps=1e-12).double(), file.LayerNorm(24, eps=1e-12).bfloat16()
