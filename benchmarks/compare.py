@@ -74,11 +74,13 @@ def write_folder(folder: Path, size: str, batches: int, given: argparse.Namespac
         kind(config).save_pretrained(folder / name)
         tokenizer = Tokenizer.from_pretrained("minilm")
         tokenizer.save_pretrained(folder / name, config.max_position_embeddings)
-    others, sample = np.split(np.random.default_rng(0).permutation(len(train))[: 16 + max(count, SAMPLE)], [16])
+    random = np.random.default_rng(0)
+    others, sample = np.split(random.permutation(len(train))[: 16 + max(count, SAMPLE)], [16])
     lengths = np.array([len(ids) for ids in tokenizer.encode_batch(train.take(sample).texts, given.max_length)])
     whole = list(by_length(lengths, given.batch_size))[: len(sample) // given.batch_size]
     spread = ((np.arange(batches) + 0.5) * len(whole) / batches).astype(int)
-    chosen = train.take(np.concatenate([sample[whole[i]] for i in spread] + [others]))
+    batched = random.permutation(np.concatenate([sample[whole[i]] for i in spread]))  # who does not sort gets them at random
+    chosen = train.take(np.concatenate([batched, others]))
     with open(folder / "reviews.jsonl", "w", encoding="utf-8") as file:
         for i, (text, label) in enumerate(zip(chosen.texts, chosen.labels.tolist(), strict=True)):
             part = "train" if i < count else ("validation", "test")[i % 2]

@@ -394,8 +394,8 @@ def test_more_reviews_than_there_are_are_refused(corpus, tmp_path):
         compare.write_folder(tmp_path, "minilm", 100, given)
 
 
-def test_the_reviews_are_batches_by_length_evenly_spread_over_a_sample(tmp_path, monkeypatch):
-    """As little padding as in an epoch of the sample, and its mean length; the 16 others are of random lengths."""
+def test_the_reviews_are_batches_by_length_evenly_spread_over_a_sample_but_at_random(tmp_path, monkeypatch):
+    """Sorted, as little padding as in an epoch of the sample, and its mean length; whoever does not sort gets all lengths."""
     texts = ["film " * (1 + i * 7 % 300) for i in range(300)]  # each length once
     monkeypatch.setattr(compare, "load", lambda _: {"train": Part(texts, np.arange(300) % 2, [""] * 300)})
     monkeypatch.setattr(compare, "SAMPLE", 240)
@@ -407,7 +407,8 @@ def test_the_reviews_are_batches_by_length_evenly_spread_over_a_sample(tmp_path,
     chosen = compare.write_folder(tmp_path, "minilm", 5, given)
     assert len(chosen) == 40 == len(set(chosen))
     lengths = np.array([len(text.split()) for text in chosen])
-    assert all(np.ptp(lengths[i : i + 8]) < 25 for i in range(0, 40, 8)) and abs(lengths.mean() - 150) < 15
+    assert all(np.ptp(np.sort(lengths)[i : i + 8]) < 25 for i in range(0, 40, 8)) and abs(lengths.mean() - 150) < 15
+    assert all(np.ptp(lengths[i : i + 8]) > 100 for i in range(0, 40, 8))
     rows = [json.loads(line) for line in (tmp_path / "reviews.jsonl").read_text().splitlines()]
     parts = [[row["text"] for row in rows if row["split"] == part] for part in ("train", "validation", "test")]
     assert [len(set(part)) for part in parts] == [40, 8, 8] and len({*parts[0], *parts[1], *parts[2]}) == 56
