@@ -211,7 +211,7 @@ def draw(results: list[dict], output: Path) -> None:
 
     rows = len({result["size"] for result in results})
     columns = len(results) // rows
-    figure = Figure(figsize=(3.6 * columns, 2.8 * rows), layout="constrained")
+    figure = Figure(figsize=(4.4 * columns, 2.4 * rows), layout="constrained")
     for panel, result in zip(figure.subplots(rows, columns, squeeze=False).flat, results, strict=True):
         names = list(result["contestants"])[::-1]
         rates = [result["contestants"][name]["tokens_per_second"] for name in names]
