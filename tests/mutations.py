@@ -152,8 +152,8 @@ MUTATIONS = [
     Mutation(
         "norm-by-torchs-kernel",
         "distilbert/fast.py",
-        "or x.dtype != torch.bfloat16:",
-        "or x.dtype == torch.bfloat16:",
+        "x.dtype != torch.bfloat16 or not torch.is_grad",
+        "x.dtype == torch.bfloat16 or not torch.is_grad",
         "fast::in_bf16_a_norms_gradients_count_every_token",
     ),
     Mutation(
