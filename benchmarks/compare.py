@@ -69,10 +69,10 @@ def write_folder(folder: Path, size: str, batches: int, given: argparse.Namespac
         message = f"--data {given.data}: {len(train)} reviews to train on, and this many steps and batches want {count + 16}"
         raise UserError(message)
     config = DistilBertConfig(**SIZES[size], classifier_head="pre_classifier")
+    tokenizer = Tokenizer.from_pretrained("minilm")
     torch.manual_seed(0)
     for name, kind in (("model", DistilBertForMaskedLM), ("judge", DistilBertForSequenceClassification)):
         kind(config).save_pretrained(folder / name)
-        tokenizer = Tokenizer.from_pretrained("minilm")
         tokenizer.save_pretrained(folder / name, config.max_position_embeddings)
     random = np.random.default_rng(0)
     others, sample = np.split(random.permutation(len(train))[: 16 + max(count, SAMPLE)], [16])
