@@ -83,8 +83,10 @@ def train(run: Run) -> None:
     groups = parameter_groups(
         model, args.learning_rate, args.weight_decay, args.head_learning_rate, args.decay_all, args.layer_decay
     )
-    optimizer = AdamW(groups, master_weights=precision.dtype != torch.float32)
+    optimizer = AdamW(groups, master_weights=precision.dtype != torch.float32, compiled=args.compile)
     model.to(precision.dtype)  # rounds what the optimizer keeps whole
+    if args.compile:
+        precision.compile(model.encoder)
     scaler = precision.scaler()
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps

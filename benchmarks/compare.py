@@ -36,16 +36,16 @@ from distilbert.cli import user_errors
 from distilbert.errors import UserError
 from distilbert.files import write_atomically, write_json
 from distilbert.optim import AdamW
-from distilbert.precision import fast_bf16
+from distilbert.precision import fast_bf16, has_compiler
 from distilbert.start import machine
 
 PEERS = ("transformers", "accelerate", "matplotlib")  # the last draws
 SAMPLE = 4_000  # reviews from which the batches of a turn are taken
 SIZES = {"base": {}, "minilm": {"dim": 384, "hidden_dim": 1_536}}
 CONTESTANTS = {
-    "classification": ["ours auto", "ours fp32", "trainer default", "trainer bf16", "trainer tuned",
+    "classification": ["ours auto", "ours compiled", "ours fp32", "trainer default", "trainer bf16", "trainer tuned",
                        "trainer tuned-no-attention-dropout"],
-    "mlm": ["ours auto", "trainer default", "trainer bf16", "trainer bf16-no-attention-dropout"],
+    "mlm": ["ours auto", "ours compiled", "trainer default", "trainer bf16", "trainer bf16-no-attention-dropout"],
     "inference": ["ours infer_reviews", "ours fp32", "ours predict_logits", "pipeline default", "pipeline bf16",
                   "pipeline bf16-by-length"],
 }  # fmt: skip
@@ -53,9 +53,9 @@ CONTESTANTS = {
 
 def contestants(task: str, bf16: bool) -> list[str]:
     """Who takes part on this machine: without bf16 in hardware, whoever needs it does not, and "auto" is fp32."""
-    if bf16:
-        return CONTESTANTS[task]
-    return [name for name in CONTESTANTS[task] if name != "ours fp32" and "bf16" not in name]
+    absent = set() if bf16 else {name for name in CONTESTANTS[task] if name == "ours fp32" or "bf16" in name}
+    absent |= set() if has_compiler() else {"ours compiled"}
+    return [name for name in CONTESTANTS[task] if name not in absent]
 
 
 def write_folder(folder: Path, size: str, batches: int, given: argparse.Namespace) -> list[str]:
@@ -119,7 +119,8 @@ def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict
 
     The limit is what the products of these shapes reach by themselves, measured before and after ours, in each round.
     """
-    names, limits, kind = contestants(task, bf16), [], torch.bfloat16 if bf16 else torch.float32
+    names, kind = contestants(task, bf16), torch.bfloat16 if bf16 else torch.float32
+    limits = {name: [] for name in names if name in (names[0], "ours compiled")}
     with tempfile.TemporaryDirectory() as place:
         batches = (given.steps + 1) * (1 if task == "classification" else 3)
         texts = write_folder(Path(place), size, batches, given)
@@ -128,10 +129,10 @@ def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict
         for seed in range(given.rounds):
             first, turns = seed % len(names), {}
             for name in names[first:] + names[:first]:
-                before = product_rate(shapes, kind) if name == names[0] else 0.0
+                before = product_rate(shapes, kind) if name in limits else 0.0
                 turns[name] = turn(Path(place), task, name, given, seed)
-                if name == names[0]:
-                    limits.append((before + product_rate(shapes, kind)) / 2)
+                if name in limits:
+                    limits[name].append((before + product_rate(shapes, kind)) / 2)
             rounds.append(turns)
     rates = {name: [one[name]["tokens"] / one[name]["seconds"] for one in rounds] for name in names}
     result = {"size": size, "task": task, "rounds": given.rounds, "contestants": {}}
@@ -142,49 +143,58 @@ def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict
             "ours_is_faster_by": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
             "peak_memory_bytes": max(one[name]["peak_memory"] for one in rounds),
         }
-    reached = [useful * rate for rate in rates[names[0]]]
-    shares = [ours / limit for ours, limit in zip(reached, limits, strict=True)]
-    result["limit"] = {"useful_gflops": statistics.median(reached) / 1e9, "limit_gflops": statistics.median(limits) / 1e9}
-    result["limit"] |= {"share": statistics.median(shares), "least": min(shares), "most": max(shares)}
+    result["limits"] = {}
+    for name, measured in limits.items():
+        reached = [useful * rate for rate in rates[name]]
+        shares = [ours / limit for ours, limit in zip(reached, measured, strict=True)]
+        limit = {"useful_gflops": statistics.median(reached) / 1e9, "limit_gflops": statistics.median(measured) / 1e9}
+        result["limits"][name] = limit | {"share": statistics.median(shares), "least": min(shares), "most": max(shares)}
     show(result)
     return result
 
 
 def show(result: dict) -> None:
-    limit = result["limit"]
     heading = f"{result['task']}, {result['size']} size, median of {result['rounds']} rounds (least to most)"
     print(f"\n{heading}\n{'':36}  tokens/s   ours is faster by      peak memory")
     for name, figures in result["contestants"].items():
         ratio = "{median:.2f} ({least:.2f} to {most:.2f})".format(**figures["ours_is_faster_by"])
         memory = figures["peak_memory_bytes"] / 2**30
         print(f"  {name:34} {figures['tokens_per_second']:9,.0f}   {ratio:22} {memory:6.2f} GiB")
-    share = "ours: {useful_gflops:.0f} useful of {limit_gflops:.0f} GFLOP/s that the products alone reach, "
+    share = "{name}: {useful_gflops:.0f} useful of {limit_gflops:.0f} GFLOP/s that the products alone reach, "
     share += "{share:.0%} by the median of the rounds ({least:.0%} to {most:.0%})"
-    print("  " + share.format(**limit), flush=True)
+    for name, limit in result["limits"].items():
+        print("  " + share.format(name=name, **limit), flush=True)
 
 
 def optimizer_step(repeats: int) -> dict:
-    """Seconds of a step at base size, ours and torch's fused AdamW in turns, and their ratio; and of ours in bf16.
+    """Seconds of a step at base size, each in turns, and how many times torch's fused AdamW's they are.
 
-    That has gradients in bf16 and weights in both formats, which torch's has no counterpart of.
+    "ours" as it comes and "compiled"; "_bf16" has gradients in bf16 and weights in both formats, of which torch's has no
+    counterpart.
     """
-    parameters = [[p.detach().clone() for p in DistilBertForMaskedLM(DistilBertConfig()).parameters()] for _ in range(3)]
-    optimizers = {"ours": AdamW(parameters[0]), "fused": torch.optim.AdamW(parameters[1], fused=True)}
-    optimizers["ours_bf16"] = AdamW(parameters[2], master_weights=True)
-    for p in parameters[2]:
-        p.data = p.data.bfloat16()
-    for p in itertools.chain(*parameters):
-        p.grad = torch.randn_like(p)
+    config, optimizers = DistilBertConfig(), {}
+    kinds = ["fused", "ours", "ours_bf16"] + ["compiled", "compiled_bf16"] * has_compiler()
+    for name in kinds:
+        parameters = [p.detach().clone() for p in DistilBertForMaskedLM(config).parameters()]
+        if name == "fused":
+            optimizers[name] = torch.optim.AdamW(parameters, fused=True)
+        else:
+            optimizers[name] = AdamW(parameters, master_weights=name.endswith("bf16"), compiled=name.startswith("compiled"))
+        for p in parameters:
+            p.data = p.data.bfloat16() if name.endswith("bf16") else p.data
+            p.grad = torch.randn_like(p)
     seconds = {name: [] for name in optimizers}
     for _ in range(repeats + 2):
         for name, optimizer in optimizers.items():
             started = time.perf_counter()
             optimizer.step()
             seconds[name].append(time.perf_counter() - started)
-    result = {name: statistics.median(times[2:]) for name, times in seconds.items()}
-    result["ratio"] = statistics.median(a / b for a, b in zip(seconds["ours"][2:], seconds["fused"][2:], strict=True))
-    said = "an optimizer step: ours {ours:.3f} s, fused {fused:.3f} s, ratio {ratio:.2f}; ours in bf16 {ours_bf16:.3f} s"
-    print(f"\n{said.format(**result)}")
+    print("\nan optimizer step, and times the fused one's")
+    result = {}
+    for name, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(times[2:], seconds["fused"][2:], strict=True))
+        result[name] = {"seconds": statistics.median(times[2:]), "ratio": ratio}
+        print(f"  {name:13} {result[name]['seconds']:.3f} s {ratio:6.2f}")
     return result
 
 

@@ -90,10 +90,11 @@ def hugging_face_trainer(folder: Path, task: str, how: str, steps: int, batch_si
 
 
 def our_script(folder: Path, task: str, how: str, steps: int, batch_size: int, max_length: int, seed: int) -> dict:
-    """The shipped script with its own log as the clock; `how` is its --precision. The first step is not counted."""
+    """The shipped script with its own log as the clock; how: its --precision, or "compiled". The first step is not counted."""
     output = folder / "ours"
     flags = ["--model", str(folder / "model"), "--data", str(folder / "reviews.jsonl"), "--output_dir", str(output)]
-    flags += ["--overwrite", "--logging_steps", "1", "--eval_size", "4", "--precision", how, "--seed", str(seed)]
+    flags += ["--compile", "--precision", "auto"] if how == "compiled" else ["--precision", how]
+    flags += ["--overwrite", "--logging_steps", "1", "--eval_size", "4", "--seed", str(seed)]
     flags += ["--max_steps", str(steps + 1), "--batch_size", str(batch_size), "--max_length", str(max_length)]
     if task == "mlm":
         sys.argv = ["train_mlm.py", *flags, "--pack", "--dropout", "0.1"]  # the Trainer's dropout, not our default of none

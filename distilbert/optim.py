@@ -103,10 +103,13 @@ class AdamW(torch.optim.Optimizer):
     A bf16 parameter has a *master* copy in fp32, and the formulas change that copy: neighbours in bf16 are 1/256 to 1/128 of
     a weight apart, so that a step of 1e-5 of it would be lost. The parameter is the master, rounded. `master_weights`: copy
     now, before the parameters themselves are rounded. (lr·λ as in torch; the paper has λ times the schedule.)
+
+    `compiled`: torch.compile makes the update of all matrices one kernel, which reads and writes each number once.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, master_weights: bool = False):
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, master_weights=False, compiled=False):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.compiled = torch.compile(update_all, dynamic=False, fullgraph=True) if compiled else None
         if master_weights:
             for group in self.param_groups:
                 for p in group["params"]:
@@ -115,6 +118,7 @@ class AdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> bool:
         """Returns True; a loss scaler's `step` passes that on, or returns None where it skips this call after an overflow."""
+        matrices = []
         for group in self.param_groups:
             (beta1, beta2), lr = group["betas"], group["lr"]
             for p in group["params"]:
@@ -126,15 +130,16 @@ class AdamW(torch.optim.Optimizer):
                 state["step"] += 1
                 t, master = state["step"], state.get("master", p)
                 root = math.sqrt(1 - beta2**t)  # m̂/(√v̂ + ε) = m·root/(1-β₁ᵗ) / (√v + ε·root): no tensors m̂ and v̂
-                for w, g, m, v, rounded in slices(master, p.grad, state["exp_avg"], state["exp_avg_sq"], p):
-                    g = g.to(w.dtype)
-                    m.lerp_(g, 1 - beta1)
-                    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-                    w.mul_(1 - lr * group["weight_decay"])
-                    denominator = above_zero(v).sqrt_().add_(group["eps"] * root)
-                    w.addcdiv_(m, denominator, value=-lr * root / (1 - beta1**t))
-                    if master is not p:
-                        rounded.copy_(w)
+                numbers = 1 - lr * group["weight_decay"], lr * root / (1 - beta1**t), group["eps"] * root
+                tensors = [master, p.grad, state["exp_avg"], state["exp_avg_sq"]] + [p] * (master is not p)
+                if self.compiled and p.dim() > 1:
+                    numbers = torch.tensor(numbers, dtype=torch.float64).unbind()  # a Python number would be the kernel's own
+                    matrices.append((beta1, beta2, *numbers, *tensors))
+                    continue
+                for piece in slices(*tensors):
+                    update(beta1, beta2, *numbers, *piece)
+        if matrices:
+            self.compiled(matrices)
         return True
 
     def fresh_state(self, p: Tensor) -> None:
@@ -148,6 +153,22 @@ class AdamW(torch.optim.Optimizer):
     def master(self, p: Tensor) -> Tensor:
         """The full-precision value of a parameter: its master copy, or itself where it needs none."""
         return self.state[p].get("master", p).detach()
+
+
+def update(beta1, beta2, shrink, rate, eps, w: Tensor, g: Tensor, m: Tensor, v: Tensor, rounded: Tensor | None = None) -> None:
+    """`AdamW`'s formulas for weights w, in place; `rounded` gets them in the format that the model computes in."""
+    g = g.to(w.dtype)
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    w.mul_(shrink)
+    w.addcdiv_(m, above_zero(v).sqrt_().add_(eps), value=-rate)
+    if rounded is not None:
+        rounded.copy_(w)
+
+
+def update_all(arguments: list[tuple]) -> None:
+    for of_one in arguments:
+        update(*of_one)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

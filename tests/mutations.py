@@ -259,7 +259,14 @@ MUTATIONS = [
     ),
     Mutation("decay-without-rate", OPTIM, '1 - lr * group["weight_decay"]', '1 - group["weight_decay"]', ADAMW),
     Mutation("bias-correction-off-by-one", OPTIM, "1 - beta2**t", "1 - beta2 ** (t + 1)", ADAMW),
-    Mutation("no-epsilon", OPTIM, '.add_(group["eps"] * root)', "", ADAMW),
+    Mutation("no-epsilon", OPTIM, ".add_(eps)", "", ADAMW),
+    Mutation(
+        "a-kernel-for-each-rate",
+        OPTIM,
+        "torch.tensor(numbers, dtype=torch.float64).unbind()",
+        "numbers",
+        "optim::a_compiled_adamw_is_compiled_once_whatever_the_rate",
+    ),
     Mutation("schedule-off-by-one", OPTIM, "return step / warmup_steps", "return (step + 1) / warmup_steps", SCHEDULE),
     Mutation("decay-over-all-steps", OPTIM, "max(total_steps - warmup_steps, 1)", "total_steps", SCHEDULE),
     Mutation(

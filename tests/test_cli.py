@@ -22,10 +22,10 @@ SCRIPTS = {path.name: importlib.import_module(path.stem).Arguments for path in s
 PRESETS = {"train_cls.py": CLASSIFICATION_PRESETS, "train_mlm.py": MASKED_LM_PRESETS}
 EVERY_FLAG = [(arguments, field) for arguments in SCRIPTS.values() for field in fields(arguments)]
 SHARED = """
-    model data split keep_duplicates keep_breaks preset output_dir overwrite resume seed device precision num_train_epochs
-    max_steps batch_size eval_batch_size gradient_accumulation_steps learning_rate weight_decay decay_all warmup_ratio
-    lr_scheduler_type min_lr_ratio max_grad_norm layer_decay dropout batching max_length train_size eval_size logging_steps
-    eval_steps save_steps save_minutes
+    model data split keep_duplicates keep_breaks preset output_dir overwrite resume seed device precision compile
+    num_train_epochs max_steps batch_size eval_batch_size gradient_accumulation_steps learning_rate weight_decay decay_all
+    warmup_ratio lr_scheduler_type min_lr_ratio max_grad_norm layer_decay dropout batching max_length train_size eval_size
+    logging_steps eval_steps save_steps save_minutes
 """
 OWN = {
     "train_cls.py": {"head_learning_rate", "classifier_head", "truncation"},

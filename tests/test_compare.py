@@ -193,12 +193,18 @@ def test_training_counts_three_times_the_operations_of_judging(monkeypatch):
 
 
 def test_the_optimizers_ratio_is_ours_over_the_fused_ones(monkeypatch):
-    """Of three steps after two that are not counted; the ratio is taken step by step: 3, 2 and 5."""
-    seconds = [(9, 9, 9), (9, 9, 9), (6, 2, 7), (8, 4, 1), (5, 1, 2)]
+    """Of three steps after two that are not counted; a ratio is taken step by step: ours 3, 2 and 5."""
+    seconds = [(9, 9, 9), (9, 9, 9), (2, 6, 7), (4, 8, 1), (1, 5, 2)]
     clock = iter([time for step in seconds for duration in step for time in (0.0, float(duration))])
     monkeypatch.setattr(compare, "DistilBertForMaskedLM", lambda _: torch.nn.Linear(2, 2))
     monkeypatch.setattr(compare.time, "perf_counter", lambda: next(clock))
-    assert compare.optimizer_step(3) == {"ours": 6.0, "fused": 2.0, "ours_bf16": 2.0, "ratio": 3.0}
+    monkeypatch.setattr(compare, "has_compiler", lambda: False)
+    found = compare.optimizer_step(3)
+    assert found == {
+        "fused": {"seconds": 2.0, "ratio": 1.0},
+        "ours": {"seconds": 6.0, "ratio": 3.0},
+        "ours_bf16": {"seconds": 2.0, "ratio": 2.0},
+    }
 
 
 def test_the_rate_of_products_is_all_operations_over_all_time(monkeypatch):
@@ -212,8 +218,8 @@ def test_the_rate_of_products_is_all_operations_over_all_time(monkeypatch):
 
 def test_a_ratio_is_ours_over_theirs_round_by_round(monkeypatch):
     """In the second round the other one begins; the limit is measured before and after ours."""
-    tokens = {"ours auto": iter([100, 300]), "trainer default": iter([50, 100])}
-    limits, told = iter([0.5e12, 1.5e12, 1e12, 2e12]), []
+    tokens = {"ours auto": iter([100, 300]), "ours compiled": iter([200, 300]), "trainer default": iter([50, 100])}
+    limits, told = iter([0.5e12, 1.5e12, 1e12, 3e12, 1e12, 2e12, 1e12, 2e12]), []
     monkeypatch.setattr(compare, "write_folder", lambda *_: [])
     monkeypatch.setattr(compare, "useful_and_shapes", lambda *_: (2e9, []))
     monkeypatch.setattr(compare, "product_rate", lambda *_: told.append("products") or next(limits))
@@ -227,11 +233,12 @@ def test_a_ratio_is_ours_over_theirs_round_by_round(monkeypatch):
     monkeypatch.setattr(compare, "contestants", lambda *_: list(tokens))
     result = compare.compare("minilm", "classification", given, bf16=False)
     found = result["contestants"]
-    assert result["limit"] == pytest.approx(
+    assert result["limits"]["ours auto"] == pytest.approx(
         {"useful_gflops": 200, "limit_gflops": 1_250, "share": 0.15, "least": 0.1, "most": 0.2}
     )  # 50 and 150 tokens a second at 2 billion operations each, of 1,000 and of 1,500
-    ours = ["products", "ours auto", "products"]
-    assert told == [*ours, "trainer default", "trainer default", *ours] and result["rounds"] == 2
+    assert list(result["limits"]) == ["ours auto", "ours compiled"]
+    ours, compiled = ["products", "ours auto", "products"], ["products", "ours compiled", "products"]
+    assert told == [*ours, *compiled, "trainer default", *compiled, "trainer default", *ours] and result["rounds"] == 2
     assert found["trainer default"]["ours_is_faster_by"] == {"median": 2.5, "least": 2.0, "most": 3.0}
     assert (found["ours auto"]["tokens_per_second"], found["ours auto"]["peak_memory_bytes"]) == (100.0, 8)
 
@@ -320,14 +327,19 @@ def test_ours_judges_in_the_format_of_its_name_and_only_evaluates_way_tunes_the_
     assert told == ["tuned"] * (how == "predict_logits") + [kind]
 
 
+@pytest.mark.parametrize(("how", "said"), [("bf16", "--precision bf16"), ("compiled", "--compile --precision auto")])
 @pytest.mark.parametrize(
     ("task", "expected"),
     [("mlm", "--pack --dropout 0.1"), ("classification", "--truncation head --classifier_head pre_classifier")],
 )
-def test_ours_has_the_trainers_head_dropout_and_texts_and_its_first_step_is_not_counted(tmp_path, monkeypatch, task, expected):
+def test_ours_has_the_trainers_head_dropout_and_texts_and_its_first_step_is_not_counted(
+    tmp_path, monkeypatch, task, expected, how, said
+):
     def run(script, run_name):
         assert Path(script).name == sys.argv[0] == {"mlm": "train_mlm.py", "classification": "train_cls.py"}[task]
-        assert " ".join(sys.argv).endswith(f"--precision bf16 --seed 5 --max_steps 3 --batch_size 4 --max_length 32 {expected}")
+        command = " ".join(sys.argv)
+        assert f" {said} --overwrite " in command
+        assert command.endswith(f"--seed 5 --max_steps 3 --batch_size 4 --max_length 32 {expected}")
         lines = [
             {"tokens": 1, "seconds": 9.0},
             {"tokens": 20, "seconds": 2.0},
@@ -338,15 +350,21 @@ def test_ours_has_the_trainers_head_dropout_and_texts_and_its_first_step_is_not_
         (tmp_path / "ours" / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
     monkeypatch.setattr(contestants.runpy, "run_path", run)
-    assert contestants.our_script(tmp_path, task, "bf16", 2, 4, 32, seed=5) == {"tokens": 50, "seconds": 5.0}
+    assert contestants.our_script(tmp_path, task, how, 2, 4, 32, seed=5) == {"tokens": 50, "seconds": 5.0}
 
 
-def test_without_bf16_in_hardware_nobody_needs_it():
+def test_without_bf16_in_hardware_nobody_needs_it(monkeypatch):
+    monkeypatch.setattr(compare, "has_compiler", lambda: True)
     tuned = ["trainer tuned", "trainer tuned-no-attention-dropout"]  # in fp32 then
-    assert compare.contestants("classification", bf16=False) == ["ours auto", "trainer default", *tuned]
-    assert compare.contestants("mlm", bf16=False) == ["ours auto", "trainer default"]
+    assert compare.contestants("classification", bf16=False) == ["ours auto", "ours compiled", "trainer default", *tuned]
+    assert compare.contestants("mlm", bf16=False) == ["ours auto", "ours compiled", "trainer default"]
     assert compare.contestants("inference", bf16=False) == ["ours infer_reviews", "ours predict_logits", "pipeline default"]
     assert all(compare.contestants(task, bf16=True) == names for task, names in compare.CONTESTANTS.items())
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "ours compiled" not in compare.contestants("mlm", bf16=True)
 
 
 @pytest.fixture

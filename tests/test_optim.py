@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from distilbert import DistilBertConfig, DistilBertForMaskedLM, DistilBertForSequenceClassification
@@ -14,6 +15,7 @@ from distilbert.optim import (
     set_learning_rate,
     share_of_step,
 )
+from distilbert.precision import has_compiler
 
 SHAPES = [(517, 521), (262_144,), (7, 5, 3), ()]  # more than one slice and no multiple of it, exactly one, less, a number
 SPLIT = [([0, 3], {"lr": 3e-3, "weight_decay": 0.1}), ([1, 2], {"lr": 7e-4, "weight_decay": 0.0})]
@@ -97,6 +99,54 @@ def test_fifty_steps_of_adamw_equal_torchs_in_two_groups_with_changing_rates(dty
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
         for key in ("exp_avg", "exp_avg_sq"):
             torch.testing.assert_close(optimizers[0].state[a][key], optimizers[1].state[b][key], rtol=tolerance, atol=tolerance)
+
+
+def compiled_and_plain(dtype):
+    """Optimizers of equal parameters, matrices and vectors: the first compiled. In bf16 with master weights."""
+    torch.manual_seed(0)
+    plain = [nn.Parameter(torch.randn(shape)) for shape in [(70, 33), (33,), (129, 70), (2, 33), ()]]
+    both = [nn.Parameter(p.detach().clone()) for p in plain], plain
+    optimizers = []
+    for compiled, parameters in zip((True, False), both, strict=True):
+        groups = [{"params": parameters[i::2], "initial_lr": 1e-2, "weight_decay": 0.1 * i} for i in range(2)]
+        optimizers.append(AdamW(groups, lr=1e-2, master_weights=dtype == torch.bfloat16, compiled=compiled))
+        for p in parameters:
+            p.data = p.data.to(dtype)
+    return optimizers, both
+
+
+def take_steps(optimizers, both, steps):
+    for step in range(steps):
+        for a, b in zip(*both, strict=True):
+            b.grad = torch.randn_like(b)
+            b.grad.view(-1)[0] = 0  # of which the second moment may be, too
+            a.grad = b.grad.clone()
+        for optimizer in optimizers:
+            set_learning_rate(optimizer, learning_rate_factor(step, steps, 2))
+            optimizer.step()
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler, so --compile stays untested")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 1e-6)])
+def test_a_compiled_adamw_is_the_plain_one_but_for_rounding(dtype, tolerance):
+    optimizers, both = compiled_and_plain(dtype)
+    take_steps(optimizers, both, 8)
+    for a, b in zip(*both, strict=True):
+        masters = [optimizer.master(p) for optimizer, p in zip(optimizers, (a, b), strict=True)]
+        torch.testing.assert_close(*masters, rtol=tolerance, atol=tolerance)
+        assert torch.equal(a, masters[0].to(dtype)) and torch.isfinite(a).all()
+        for key in ("exp_avg", "exp_avg_sq"):
+            means = [optimizer.state[p][key] for optimizer, p in zip(optimizers, (a, b), strict=True)]
+            torch.testing.assert_close(*means, rtol=0, atol=tolerance)
+
+
+def test_a_compiled_adamw_is_compiled_once_whatever_the_rate(monkeypatch):
+    counter, compile_with = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compile_with(function, backend=counter, **how))
+    optimizers, both = compiled_and_plain(torch.float32)
+    take_steps(optimizers, both, 6)
+    assert counter.frame_count == 1
+    torch.testing.assert_close(both[0], both[1], rtol=0, atol=1e-6)
 
 
 def test_the_defaults_of_adamw_are_torchs():

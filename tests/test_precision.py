@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
+from distilbert import (
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    DistilBertForSequenceClassification,
+    DistilBertModel,
+)
 from distilbert.errors import UserError
 from distilbert.optim import AdamW
-from distilbert.precision import Precision, fast_bf16
+from distilbert.precision import Precision, fast_bf16, has_compiler
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -161,6 +168,37 @@ def test_each_kind_of_gpu_has_an_allocator_of_its_own_to_ask(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 8)
     assert [Precision(device, "fp32").peak_memory() for device in ("cuda", "mps")] == [7, 8]
+
+
+# ---- torch.compile
+
+
+def test_a_cpus_encoder_is_not_compiled():
+    encoder = DistilBertModel(DistilBertConfig(n_layers=1, dim=8, hidden_dim=8, n_heads=2, vocab_size=9))
+    Precision("cpu", "fp32").compile(encoder)
+    assert encoder._compiled_call_impl is None
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler, so --compile stays untested")
+@pytest.mark.parametrize("model_class", [DistilBertForSequenceClassification, DistilBertForMaskedLM])
+def test_a_gpus_encoder_is_one_graph_for_batches_of_all_shapes(monkeypatch, model_class):
+    """On the device "meta", which takes the GPU's way through the code and computes nothing; no kernel is made for it.
+
+    A second graph is for rows that are one to a sequence, as torch makes a constant of 1.
+    """
+    counter, compile_with = CompileCounterWithBackend("aot_eager"), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compile_with(f, backend=counter, fullgraph=True, **how))
+    sizes = {"vocab_size": 99, "max_position_embeddings": 64, "dim": 64, "hidden_dim": 128, "n_heads": 4}
+    model = model_class(DistilBertConfig(n_layers=2, **sizes)).to("meta").train()
+    Precision("cuda", "fp32").compile(model.encoder)
+    for B, T in ((4, 32), (6, 48), (3, 20), (5, 64)):
+        ids = torch.zeros(B, T, dtype=torch.long, device="meta")
+        if model_class is DistilBertForMaskedLM:
+            rest = {"labels": ids, "rows": ids[:, : T // 4], "chosen": ids[:, 0]}
+        else:
+            rest = {"labels": ids[:, 0]}
+        model.loss(ids, torch.ones_like(ids), **rest).backward()
+    assert counter.frame_count <= 2
 
 
 # ---- overflow

@@ -488,6 +488,6 @@ def test_the_way_from_a_text_to_a_classifier_is_as_short_as_it_says():
     files = re.findall(r"`([\w/]+\.py)`", table)
     assert files[:2] == ["distilbert/config.py", "distilbert/model.py"] and files[-1] == "train_cls.py" and len(files) == 10
     lines = sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in files)
-    assert "in under 1,400 lines" in TEXT and lines < 1_400
+    assert "in under 1,450 lines" in TEXT and lines < 1_450
     model = len((ROOT / "distilbert" / "model.py").read_text(encoding="utf-8").splitlines())
     assert "the model is one file of 300 lines" in TEXT and 290 < model <= 300

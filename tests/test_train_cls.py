@@ -28,7 +28,7 @@ from distilbert.errors import UserError
 from distilbert.logits import predict_logits
 from distilbert.metrics import classification_metrics
 from distilbert.optim import clip_grad_norm_
-from distilbert.precision import Precision
+from distilbert.precision import Precision, has_compiler
 from distilbert.predict import verdicts
 from distilbert.resume import MAY_DIFFER
 from distilbert.run import Run
@@ -146,7 +146,9 @@ RECIPE = [
 ]  # fmt: skip
 
 
-NO_RECIPE = "model data split keep_duplicates keep_breaks eval_size preset output_dir overwrite resume device eval_batch_size "
+NO_RECIPE = (
+    "model data split keep_duplicates keep_breaks eval_size preset output_dir overwrite resume device compile eval_batch_size "
+)
 NO_RECIPE += "logging_steps eval_steps save_steps save_minutes"
 
 
@@ -353,6 +355,20 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     assert f"resuming after step {last}\n" in capsys.readouterr().out
     assert outcome(cut) == outcome(whole)
     assert record(cut)["best_step"] == 3
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler, so --compile stays untested")
+def test_a_compiled_run_is_resumed_bit_for_bit_and_learns_what_the_plain_one_does(train, monkeypatch):
+    flags = ["--compile", "--precision", "fp32", "--save_steps", 2]
+    whole, plain = train("whole", *flags), train("plain", *flags[1:])
+    train_and_die(train, monkeypatch, 2, *flags)
+    assert outcome(train("cut", *flags, "--resume")) == outcome(whole)
+    with pytest.raises(UserError, match="the run has --compile True, not False"):
+        train("cut", "--overwrite", "--resume", "--save_steps", 2, "--precision", "fp32")
+    compiled, other = (load_file(directory / "model.safetensors") for directory in (whole, plain))
+    assert any(not torch.equal(compiled[name], other[name]) for name in compiled)  # rounded in another order
+    for name, tensor in compiled.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=1e-4, msg=name)
 
 
 def test_a_run_resumed_twice_is_still_the_uninterrupted_one(train, monkeypatch):

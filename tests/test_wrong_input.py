@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -35,6 +36,20 @@ def refused(finished, tmp_path: Path, *flags) -> str:
     assert len(said.splitlines()) <= 2 and len(said) < 500
     assert not [path for path in output.rglob("*") if path.is_file() and path.name != ".lock"]
     return said
+
+
+def test_compile_without_a_compiler_is_refused(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "--compile: torch.compile needs a C++ compiler" in refused(finished, tmp_path, "--compile")
+
+
+@pytest.mark.skipif(not shutil.which("false"), reason="no program `false`, which stands for a broken compiler")
+def test_a_compiler_that_fails_gets_two_lines(finished, tmp_path):
+    broken = os.environ | {"CXX": "false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")}  # no kernel of another run
+    flags = [*finished.flags, "--output_dir", str(tmp_path / "run"), "--max_steps", "1", "--compile"]
+    done = subprocess.run([sys.executable, "train_cls.py", *flags], capture_output=True, text=True, cwd=ROOT, env=broken)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 2, done.stderr
+    assert "error: torch.compile failed" in done.stderr and "leave --compile out" in done.stderr
 
 
 # ---- flags
