@@ -132,8 +132,8 @@ class AdamW(torch.optim.Optimizer):
                 root = math.sqrt(1 - beta2**t)  # m̂/(√v̂ + ε) = m·root/(1-β₁ᵗ) / (√v + ε·root): no tensors m̂ and v̂
                 numbers = 1 - lr * group["weight_decay"], lr * root / (1 - beta1**t), group["eps"] * root
                 tensors = [master, p.grad, state["exp_avg"], state["exp_avg_sq"]] + [p] * (master is not p)
-                if self.compiled and p.dim() > 1:
-                    numbers = torch.tensor(numbers, dtype=torch.float64).unbind()  # a Python number would be the kernel's own
+                if self.compiled and p.dim() > 1:  # the vectors, small and many, would only take longer to compile
+                    numbers = torch.tensor(numbers, dtype=torch.float64).unbind()  # Python's would be constants of the kernel
                     matrices.append((beta1, beta2, *numbers, *tensors))
                     continue
                 for piece in slices(*tensors):

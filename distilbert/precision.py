@@ -60,7 +60,7 @@ class Precision:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def compile(self, encoder: torch.nn.Module) -> None:
-        """By torch.compile, for batches of all shapes, on a GPU; a CPU has faster kernels of torch's own, but for AdamW.
+        """On a GPU, by torch.compile, for batches of all shapes. On a CPU torch's own kernels are faster, but for AdamW's.
 
         Raises `UserError` when there is no C++ compiler.
         """
