@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that a bar
 
 import numpy as np
 import pytest
+import setuptools  # noqa: F401 - for torch.compile: Python 3.11 cannot import it once something asked for pip
 import torch
 import transformers
 from hypothesis import settings
