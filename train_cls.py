@@ -87,6 +87,7 @@ def train(run: Run) -> None:
     model.to(precision.dtype)  # rounds what the optimizer keeps whole
     if args.compile:
         precision.compile(model.encoder)
+        run.say("compiling: the first step takes up to half a minute more")
     scaler = precision.scaler()
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps

@@ -358,9 +358,12 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler, so --compile stays untested")
-def test_a_compiled_run_is_resumed_bit_for_bit_and_learns_what_the_plain_one_does(train, monkeypatch):
+def test_a_compiled_run_is_resumed_bit_for_bit_and_learns_what_the_plain_one_does(train, monkeypatch, capsys):
     flags = ["--compile", "--precision", "fp32", "--save_steps", 2]
-    whole, plain = train("whole", *flags), train("plain", *flags[1:])
+    whole = train("whole", *flags)
+    assert "compiling: the first step takes" in capsys.readouterr().out
+    plain = train("plain", *flags[1:])
+    assert "compiling" not in capsys.readouterr().out
     train_and_die(train, monkeypatch, 2, *flags)
     assert outcome(train("cut", *flags, "--resume")) == outcome(whole)
     with pytest.raises(UserError, match="the run has --compile True, not False"):
