@@ -51,10 +51,10 @@ CONTESTANTS = {
 }  # fmt: skip
 
 
-def contestants(task: str, bf16: bool) -> list[str]:
+def contestants(task: str, bf16: bool, compiled: bool) -> list[str]:
     """Who takes part on this machine: without bf16 in hardware, whoever needs it does not, and "auto" is fp32."""
     absent = set() if bf16 else {name for name in CONTESTANTS[task] if name == "ours fp32" or "bf16" in name}
-    absent |= set() if has_compiler() else {"ours compiled"}
+    absent |= set() if compiled else {"ours compiled"}
     return [name for name in CONTESTANTS[task] if name not in absent]
 
 
@@ -119,7 +119,7 @@ def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict
 
     The limit is what the products of these shapes reach by themselves, measured before and after ours, in each round.
     """
-    names, kind = contestants(task, bf16), torch.bfloat16 if bf16 else torch.float32
+    names, kind = contestants(task, bf16, given.compiled), torch.bfloat16 if bf16 else torch.float32
     limits = {name: [] for name in names if name in (names[0], "ours compiled")}
     with tempfile.TemporaryDirectory() as place:
         batches = (given.steps + 1) * (1 if task == "classification" else 3)
@@ -166,14 +166,14 @@ def show(result: dict) -> None:
         print("  " + share.format(name=name, **limit), flush=True)
 
 
-def optimizer_step(repeats: int) -> dict:
+def optimizer_step(repeats: int, compiled: bool) -> dict:
     """Seconds of a step at base size, each in turns, and how many times torch's fused AdamW's they are.
 
     "ours" as it comes and "compiled"; "_bf16" has gradients in bf16 and weights in both formats, of which torch's has no
     counterpart.
     """
     config, optimizers = DistilBertConfig(), {}
-    kinds = ["fused", "ours", "ours_bf16"] + ["compiled", "compiled_bf16"] * has_compiler()
+    kinds = ["fused", "ours", "ours_bf16"] + ["compiled", "compiled_bf16"] * compiled
     for name in kinds:
         parameters = [p.detach().clone() for p in DistilBertForMaskedLM(config).parameters()]
         if name == "fused":
@@ -256,6 +256,7 @@ def main(argv: list[str] | None = None) -> None:
         given = parser.parse_args(argv)
     if missing := [name for name in PEERS if not importlib.util.find_spec(name)]:
         raise UserError(f"{' and '.join(missing)} not installed: pip install -r requirements-dev.txt")
+    given.compiled = has_compiler() and not given.quick  # compiling takes half a minute
     bf16 = fast_bf16("cpu")
     if not bf16:
         print(
@@ -268,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
         record["results"].append(compare(size, task, given, bf16))
         write_json(given.output, record)
     record |= {
-        "optimizer": optimizer_step(4 if given.quick else 10),
+        "optimizer": optimizer_step(4 if given.quick else 10, given.compiled),
         "tokenising": tokenising(given.data, 500 if given.quick else 5_000),
     }
     write_json(given.output, record)

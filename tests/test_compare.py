@@ -198,8 +198,7 @@ def test_the_optimizers_ratio_is_ours_over_the_fused_ones(monkeypatch):
     clock = iter([time for step in seconds for duration in step for time in (0.0, float(duration))])
     monkeypatch.setattr(compare, "DistilBertForMaskedLM", lambda _: torch.nn.Linear(2, 2))
     monkeypatch.setattr(compare.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(compare, "has_compiler", lambda: False)
-    found = compare.optimizer_step(3)
+    found = compare.optimizer_step(3, compiled=False)
     assert found == {
         "fused": {"seconds": 2.0, "ratio": 1.0},
         "ours": {"seconds": 6.0, "ratio": 3.0},
@@ -229,7 +228,7 @@ def test_a_ratio_is_ours_over_theirs_round_by_round(monkeypatch):
         return {"tokens": next(tokens[name]), "seconds": 2.0, "peak_memory": 7 + seed}
 
     monkeypatch.setattr(compare, "turn", turn)
-    given = Namespace(data="", batch_size=1, steps=1, rounds=2)
+    given = Namespace(data="", batch_size=1, steps=1, rounds=2, compiled=True)
     monkeypatch.setattr(compare, "contestants", lambda *_: list(tokens))
     result = compare.compare("minilm", "classification", given, bf16=False)
     found = result["contestants"]
@@ -353,18 +352,25 @@ def test_ours_has_the_trainers_head_dropout_and_texts_and_its_first_step_is_not_
     assert contestants.our_script(tmp_path, task, how, 2, 4, 32, seed=5) == {"tokens": 50, "seconds": 5.0}
 
 
-def test_without_bf16_in_hardware_nobody_needs_it(monkeypatch):
-    monkeypatch.setattr(compare, "has_compiler", lambda: True)
+def test_without_bf16_in_hardware_nobody_needs_it():
     tuned = ["trainer tuned", "trainer tuned-no-attention-dropout"]  # in fp32 then
-    assert compare.contestants("classification", bf16=False) == ["ours auto", "ours compiled", "trainer default", *tuned]
-    assert compare.contestants("mlm", bf16=False) == ["ours auto", "ours compiled", "trainer default"]
-    assert compare.contestants("inference", bf16=False) == ["ours infer_reviews", "ours predict_logits", "pipeline default"]
-    assert all(compare.contestants(task, bf16=True) == names for task, names in compare.CONTESTANTS.items())
+    assert compare.contestants("classification", False, True) == ["ours auto", "ours compiled", "trainer default", *tuned]
+    assert compare.contestants("mlm", False, True) == ["ours auto", "ours compiled", "trainer default"]
+    assert compare.contestants("inference", False, True) == ["ours infer_reviews", "ours predict_logits", "pipeline default"]
+    assert all(compare.contestants(task, True, True) == names for task, names in compare.CONTESTANTS.items())
 
 
-def test_without_a_compiler_nothing_is_compiled(monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "ours compiled" not in compare.contestants("mlm", bf16=True)
+@pytest.mark.parametrize(
+    ("compiler", "flags", "compiled"), [("sh", [], True), ("no-such", [], False), ("sh", ["--quick"], False)]
+)
+def test_without_a_compiler_or_in_a_hurry_nothing_is_compiled(quick, monkeypatch, compiler, flags, compiled):
+    told = []
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setattr(compare, "compare", lambda _, task, given, bf16: told.append(given.compiled) or {"task": task})
+    monkeypatch.setattr(compare, "draw", lambda *_: None)
+    monkeypatch.setattr(compare, "optimizer_step", lambda _, kernels: told.append(kernels))
+    compare.main(["--data", "imdb", "--sizes", "minilm", "--tasks", "mlm", *flags])
+    assert told == [compiled] * 2 and ("ours compiled" in compare.contestants("mlm", True, compiled)) == compiled
 
 
 @pytest.fixture
@@ -372,7 +378,7 @@ def quick(tmp_path, monkeypatch) -> Path:
     """compare.py without its work, in a folder of this test's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare, "fast_bf16", lambda _: False)
-    monkeypatch.setattr(compare, "optimizer_step", lambda _: {})
+    monkeypatch.setattr(compare, "optimizer_step", lambda *_: {})
     monkeypatch.setattr(compare, "tokenising", lambda *_: {})
     return tmp_path
 
