@@ -236,6 +236,9 @@ def test_a_ratio_is_ours_over_theirs_round_by_round(monkeypatch):
         {"useful_gflops": 200, "limit_gflops": 1_250, "share": 0.15, "least": 0.1, "most": 0.2}
     )  # 50 and 150 tokens a second at 2 billion operations each, of 1,000 and of 1,500
     assert list(result["limits"]) == ["ours auto", "ours compiled"]
+    assert result["limits"]["ours compiled"] == pytest.approx(
+        {"useful_gflops": 250, "limit_gflops": 1_750, "share": 0.15, "least": 0.1, "most": 0.2}
+    )  # of 2,000 and of 1,500
     ours, compiled = ["products", "ours auto", "products"], ["products", "ours compiled", "products"]
     assert told == [*ours, *compiled, "trainer default", *compiled, "trainer default", *ours] and result["rounds"] == 2
     assert found["trainer default"]["ours_is_faster_by"] == {"median": 2.5, "least": 2.0, "most": 3.0}

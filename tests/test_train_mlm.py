@@ -11,6 +11,7 @@ import torch
 import transformers
 from conftest import TINY, close
 from safetensors.torch import load_file
+from torch._dynamo.testing import CompileCounter
 
 import train_cls
 import train_mlm
@@ -49,6 +50,16 @@ def log(directory: Path) -> list[dict]:
 def test_the_twin_scripts_differ_in_less_than_120_lines():
     first, second = ((ROOT / name).read_text(encoding="utf-8").splitlines() for name in ("train_cls.py", "train_mlm.py"))
     assert sum(line[:2] in ("- ", "+ ") for line in difflib.ndiff(first, second)) < 120
+
+
+def test_compile_reaches_the_optimizer_and_says_why_the_first_step_is_long(corpus, tmp_path, monkeypatch, capsys):
+    """Without a C++ compiler: what it would make is left to torch's plain operations."""
+    counter, compile_with = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compile_with(function, backend=counter, **how))
+    monkeypatch.setattr("distilbert.precision.has_compiler", lambda: True)
+    flags = [*TINY, "--data", str(corpus), "--max_steps", "2", "--output_dir", str(tmp_path / "run")]
+    train_mlm.main([*flags, "--compile"])
+    assert counter.frame_count == 1 and "compiling: the first step takes" in capsys.readouterr().out
 
 
 def test_the_twins_loops_differ_in_labels_and_score_alone():
