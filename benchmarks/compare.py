@@ -52,7 +52,10 @@ CONTESTANTS = {
 
 
 def contestants(task: str, bf16: bool, compiled: bool) -> list[str]:
-    """Who takes part on this machine: without bf16 in hardware, whoever needs it does not, and "auto" is fp32."""
+    """Who takes part on this machine: without bf16 in hardware, whoever needs it does not, and "auto" is fp32.
+
+    `compiled`: "ours compiled" does, too.
+    """
     absent = set() if bf16 else {name for name in CONTESTANTS[task] if name == "ours fp32" or "bf16" in name}
     absent |= set() if compiled else {"ours compiled"}
     return [name for name in CONTESTANTS[task] if name not in absent]

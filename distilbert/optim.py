@@ -167,6 +167,7 @@ def update(beta1, beta2, shrink, rate, eps, w: Tensor, g: Tensor, m: Tensor, v: 
 
 
 def update_all(arguments: list[tuple]) -> None:
+    """`update`, once for each tuple of its arguments: what is compiled, so that all starts by one call."""
     for of_one in arguments:
         update(*of_one)
 
