@@ -50,6 +50,26 @@ CONTESTANTS = {
                   "pipeline bf16-by-length"],
 }  # fmt: skip
 
+LABELS = {  # in the picture, and in the table of results/README.md; kind: bf16 where the machine has it
+    "ours auto": "ours",
+    "ours compiled": "ours, --compile",
+    "ours fp32": "ours, fp32",
+    "ours infer_reviews": "ours",
+    "ours predict_logits": "ours, from ids to logits",
+    "trainer default": "Trainer as it comes (fp32)",
+    "trainer bf16": "Trainer, bf16",
+    "trainer tuned": "Trainer, {kind}, our batches by length",
+    "trainer tuned-no-attention-dropout": "the same, without attention dropout",
+    "trainer bf16-no-attention-dropout": "the same, without attention dropout",
+    "pipeline default": "pipeline as it comes (fp32)",
+    "pipeline bf16": "pipeline, bf16",
+    "pipeline bf16-by-length": "pipeline, bf16, our batches by length",
+}
+
+
+def label(name: str, bf16: bool) -> str:
+    return LABELS[name].format(kind="bf16" if bf16 else "fp32")
+
 
 def contestants(task: str, bf16: bool, compiled: bool) -> list[str]:
     """Who takes part on this machine: without bf16 in hardware, whoever needs it does not, and "auto" is fp32.
@@ -218,17 +238,19 @@ def tokenising(data: str, count: int) -> dict:
     return result
 
 
-def draw(results: list[dict], output: Path) -> None:
+def draw(record: dict, output: Path) -> None:
     """Bars of real tokens a second, a row of panels for each size, a panel for each task."""
     from matplotlib.figure import Figure
 
+    results = record["results"]
     rows = len({result["size"] for result in results})
     columns = len(results) // rows
     figure = Figure(figsize=(4.4 * columns, 2.4 * rows), layout="constrained")
     for panel, result in zip(figure.subplots(rows, columns, squeeze=False).flat, results, strict=True):
         names = list(result["contestants"])[::-1]
         rates = [result["contestants"][name]["tokens_per_second"] for name in names]
-        panel.barh(names, rates, color=["C0" if name.startswith("ours") else "C7" for name in names])
+        colours = ["C0" if name.startswith("ours") else "C7" for name in names]
+        panel.barh([label(name, record["bf16"]) for name in names], rates, color=colours)
         panel.set_title(f"{result['task']}, {result['size']}")
         panel.set_xlabel("real tokens/s")
     write_atomically(output, lambda path: figure.savefig(path, format="svg"))
@@ -276,7 +298,7 @@ def main(argv: list[str] | None = None) -> None:
         "tokenising": tokenising(given.data, 500 if given.quick else 5_000),
     }
     write_json(given.output, record)
-    draw(record["results"], given.output.with_suffix(".svg"))
+    draw(record, given.output.with_suffix(".svg"))
     print(f"\nwrote {given.output} and {given.output.with_suffix('.svg')}")
 
 

@@ -101,7 +101,7 @@ class Attention(nn.Module):
         p = self.dropout.p if self.training else 0.0
         if has_fused_attention(x, p):
             context = F.scaled_dot_product_attention(q, k, v, mask, p)  # what `attend` says, in one kernel
-        else:  # a few sequences at a time: a whole batch's weights fit no cache
+        else:  # where weights are many, a few sequences at a time, to fit a cache
             weights_of_one = self.n_heads * q.shape[2] * k.shape[2]
             context = piecewise(self.attend, (q, k, v, mask), weights_of_one, draw_seed() if p else 0)
         return self.output(context.transpose(1, 2).flatten(2))  # (B, R, D)

@@ -65,7 +65,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     if max_norm:
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
-            gradient.mul_(factor.to(gradient.dtype))
+            gradient.mul_(factor)  # in the factor's format, before it is rounded to the gradient's
     return norm
 
 
@@ -130,14 +130,14 @@ class AdamW(torch.optim.Optimizer):
                 state["step"] += 1
                 t, master = state["step"], state.get("master", p)
                 root = math.sqrt(1 - beta2**t)  # m̂/(√v̂ + ε) = m·root/(1-β₁ᵗ) / (√v + ε·root): no tensors m̂ and v̂
-                numbers = 1 - lr * group["weight_decay"], lr * root / (1 - beta1**t), group["eps"] * root
+                shrink, rate, eps = 1 - lr * group["weight_decay"], lr * root / (1 - beta1**t), group["eps"] * root
                 tensors = [master, p.grad, state["exp_avg"], state["exp_avg_sq"]] + [p] * (master is not p)
                 if self.compiled and p.dim() > 1:  # the vectors, small and many, would only take longer to compile
-                    numbers = torch.tensor(numbers, dtype=torch.float64).unbind()  # Python's would be constants of the kernel
-                    matrices.append((beta1, beta2, *numbers, *tensors))
+                    numbers = torch.tensor((shrink, rate, eps), dtype=torch.float64).unbind()
+                    matrices.append((beta1, beta2, *numbers, *tensors))  # Python's would be constants: a kernel for each rate
                     continue
                 for piece in slices(*tensors):
-                    update(beta1, beta2, *numbers, *piece)
+                    update(beta1, beta2, shrink, rate, eps, *piece)
         if matrices:
             self.compiled(matrices)
         return True

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,12 +61,13 @@ class Precision:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def compile(self, encoder: torch.nn.Module) -> None:
-        """On a GPU, by torch.compile, for batches of all shapes. On a CPU torch's own kernels are faster, but for AdamW's.
+        """On a GPU, by torch.compile, for batches of all shapes. On a CPU it stays as it is: only AdamW gains there.
 
-        Raises `UserError` when there is no C++ compiler.
+        Raises `UserError` without a C++ compiler or Python's headers.
         """
         if not has_compiler():
-            raise UserError("--compile: torch.compile needs a C++ compiler, g++ (on a Mac clang++) or what $CXX names")
+            needed = "a C++ compiler, g++ (on a Mac clang++) or what $CXX names, and Python's headers (on Debian: python3-dev)"
+            raise UserError(f"--compile: torch.compile needs {needed}")
         if self.device != "cpu":
             encoder.compile(dynamic=True)
 
@@ -82,7 +84,9 @@ class Precision:
 
 
 def has_compiler() -> bool:
-    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
+    """Whether there is what torch.compile needs to build its kernels: a C++ compiler, and Python's headers."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    return shutil.which(compiler) is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
 def has_cuda() -> bool:

@@ -15,6 +15,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "benchmarks")]
 
 import ablations
 import adaptation
+import compare
 
 import train_cls
 import train_mlm
@@ -38,7 +39,7 @@ PUBLISHED = {
     ),
 }
 # Flags that may differ without making a recipe another one; the encoder and the data are looked at by their names.
-FREE = ("model", "data", "precision", "device", "eval_batch_size", "resume", "overwrite", "output_dir", "preset")
+FREE = ("model", "data", "precision", "device", "compile", "eval_batch_size", "resume", "overwrite", "output_dir", "preset")
 FREE += ("logging_steps", "eval_steps", "save_steps", "save_minutes")
 IMDB = ("aclImdb_v1.tar.gz", "aclImdb", "imdb")  # what --data is called
 WHOLE = 20_000  # test reviews at least, of a record that the README shows
@@ -161,33 +162,33 @@ def with_and_without_adaptation() -> str:
 
 
 def side_by_side() -> str:
-    """Our rates and Hugging Face's of one call of compare.py, a row for each of theirs; a ratio is the median of its rounds."""
-    record = read_json(HERE.parent / "benchmarks" / "compare.json")
-    kind = "bf16" if record["bf16"] else "fp32"  # of what is tuned
-    names = {
-        "trainer default": "Trainer as it comes (fp32)",
-        "trainer bf16": "Trainer, bf16",
-        "trainer bf16-no-attention-dropout": "the same, without attention dropout",
-        "trainer tuned": f"Trainer, {kind}, our batches by length",
-        "trainer tuned-no-attention-dropout": "the same, without attention dropout",
-        "pipeline default": "pipeline as it comes (fp32)",
-        "pipeline bf16": "pipeline, bf16",
-        "pipeline bf16-by-length": "pipeline, bf16, our batches by length",
-    }
-    lines = ["| size | task | beside | theirs, tokens/s | ours, tokens/s | ours is faster by | peak memory, theirs → ours |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for result in record["results"]:
-        contestants = result["contestants"]
+    """Our rates and Hugging Face's of one call of compare.py, a row for each of theirs, and the ratio on a second machine.
+
+    A ratio is the median of its rounds, in brackets the lowest and the highest.
+    """
+    first, second = (read_json(HERE.parent / "benchmarks" / name) for name in ("compare.json", "compare-avx512.json"))
+    elsewhere = {(result["size"], result["task"]): result["contestants"] for result in second["results"]}
+    lines = ["| size | task | beside | theirs, tokens/s | ours | faster by | on the EPYC | peak memory, theirs → ours |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for result in first["results"]:
+        contestants, others = result["contestants"], elsewhere[result["size"], result["task"]]
         ours = next(iter(contestants.values()))
-        for key, theirs in contestants.items():
-            if key not in names:
+        for name, theirs in contestants.items():
+            if name.startswith("ours"):
                 continue
-            ratio = "{median:.1f} ({least:.1f} to {most:.1f})".format(**theirs["ours_is_faster_by"])
-            rates = f"{theirs['tokens_per_second']:,.0f} | {ours['tokens_per_second']:,.0f}"
+            cells = [result["size"], result["task"], compare.label(name, first["bf16"])]
+            cells += [f"{one['tokens_per_second']:,.0f}" for one in (theirs, ours)]
+            cells += [ratio(one["ours_is_faster_by"]) for one in (theirs, others[name])]
             used = [one["peak_memory_bytes"] for one in (theirs, ours)]  # None: not measured
-            memory = " → ".join(f"{peak / 2**30:.1f} GiB" for peak in used) if all(used) else ""
-            lines.append(f"| {result['size']} | {result['task']} | {names[key]} | {rates} | {ratio} | {memory} |")
+            cells.append(" → ".join(f"{peak / 2**30:.1f} GiB" for peak in used) if all(used) else "")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def ratio(of: dict) -> str:
+    """Two decimals where a round was below two: one would make a lost round a draw."""
+    median, least, most = (f"{of[key]:.{1 if of['least'] >= 2 else 2}f}" for key in ("median", "least", "most"))
+    return f"{median} ({least} to {most})"
 
 
 def sst2_dev(record: dict) -> dict | None:

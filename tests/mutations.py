@@ -69,6 +69,13 @@ MUTATIONS = [
         BLOCKS,
     ),
     Mutation(
+        "pieces-that-share-their-dice",
+        "distilbert/fast.py",
+        "APART = 1 << 32",
+        "APART = 1",
+        "fast::the_dice_of_neighbouring_sequences_do_not_overlap",
+    ),
+    Mutation(
         "fused-without-mask",
         MODEL,
         "attention(q, k, v, mask, p)",
@@ -259,12 +266,19 @@ MUTATIONS = [
     ),
     Mutation("decay-without-rate", OPTIM, '1 - lr * group["weight_decay"]', '1 - group["weight_decay"]', ADAMW),
     Mutation("bias-correction-off-by-one", OPTIM, "1 - beta2**t", "1 - beta2 ** (t + 1)", ADAMW),
+    Mutation(
+        "clipped-by-a-rounded-factor",
+        OPTIM,
+        "gradient.mul_(factor)",
+        "gradient.mul_(factor.to(gradient.dtype))",
+        "optim::bf16_gradients_are_clipped_by_the_exact_factor",
+    ),
     Mutation("no-epsilon", OPTIM, ".add_(eps)", "", ADAMW),
     Mutation(
         "a-kernel-for-each-rate",
         OPTIM,
-        "torch.tensor(numbers, dtype=torch.float64).unbind()",
-        "numbers",
+        "torch.tensor((shrink, rate, eps), dtype=torch.float64).unbind()",
+        "(shrink, rate, eps)",
         "optim::a_compiled_adamw_is_compiled_once_whatever_the_rate",
     ),
     Mutation(
@@ -296,6 +310,13 @@ MUTATIONS = [
         "train_mlm::compile_reaches_the_optimizer_and_says_why_the_first_step_is_long",
     ),
     Mutation(
+        "headers-not-looked-for",
+        "distilbert/precision.py",
+        'is not None and Path(sysconfig.get_path("include"), "Python.h").exists()',
+        "is not None",
+        "wrong_input::compile_without_pythons_headers_is_refused",
+    ),
+    Mutation(
         "a-failed-compiler-is-a-traceback",
         "distilbert/cli.py",
         '(("torch._dynamo", "torch._inductor"))',
@@ -315,6 +336,20 @@ MUTATIONS = [
         "has_compiler() and not given.quick",
         "has_compiler()",
         "compare::without_a_compiler_or_in_a_hurry_nothing_is_compiled",
+    ),
+    Mutation(
+        "the-limit-always-of-bf16",
+        "benchmarks/compare.py",
+        "torch.bfloat16 if bf16 else torch.float32",
+        "torch.bfloat16",
+        "compare::a_ratio_is_ours_over_theirs_round_by_round",
+    ),
+    Mutation(
+        "the-plain-optimizer-called-compiled",
+        "benchmarks/compare.py",
+        ', compiled=name.startswith("compiled"))',
+        ")",
+        "compare::only_the_compiled_optimizers_are_compiled",
     ),
     Mutation(
         "the-first-ones-limit-for-all",

@@ -206,6 +206,14 @@ def test_the_optimizers_ratio_is_ours_over_the_fused_ones(monkeypatch):
     }
 
 
+def test_only_the_compiled_optimizers_are_compiled(monkeypatch):
+    called, compiled = [], []
+    monkeypatch.setattr(compare, "DistilBertForMaskedLM", lambda _: torch.nn.Linear(2, 2))
+    monkeypatch.setattr(torch, "compile", lambda f, **_: compiled.append(f) or (lambda matrices: called.append(matrices)))
+    assert list(compare.optimizer_step(3, compiled=True)) == ["fused", "ours", "ours_bf16", "compiled", "compiled_bf16"]
+    assert len(compiled) == 2 and len(called) == 2 * (3 + 2)
+
+
 def test_the_rate_of_products_is_all_operations_over_all_time(monkeypatch):
     """A second a look at the clock: after the first, two more products and looks, and a last one, so 3 of each in 4 seconds."""
     clock = itertools.count()
@@ -215,23 +223,26 @@ def test_the_rate_of_products_is_all_operations_over_all_time(monkeypatch):
     assert found == pytest.approx(operations / ((5 + 1) * 4 / 3))
 
 
-def test_a_ratio_is_ours_over_theirs_round_by_round(monkeypatch):
+@pytest.mark.parametrize(("bf16", "compiled"), [(True, False), (False, True)])
+def test_a_ratio_is_ours_over_theirs_round_by_round(monkeypatch, bf16, compiled):
     """In the second round the other one begins; the limit is measured before and after ours."""
     tokens = {"ours auto": iter([100, 300]), "ours compiled": iter([200, 300]), "trainer default": iter([50, 100])}
-    limits, told = iter([0.5e12, 1.5e12, 1e12, 3e12, 1e12, 2e12, 1e12, 2e12]), []
+    limits, told, kinds = iter([0.5e12, 1.5e12, 1e12, 3e12, 1e12, 2e12, 1e12, 2e12]), [], set()
     monkeypatch.setattr(compare, "write_folder", lambda *_: [])
     monkeypatch.setattr(compare, "useful_and_shapes", lambda *_: (2e9, []))
-    monkeypatch.setattr(compare, "product_rate", lambda *_: told.append("products") or next(limits))
+    monkeypatch.setattr(compare, "product_rate", lambda _, kind: told.append("products") or kinds.add(kind) or next(limits))
 
     def turn(_, __, name, ___, seed):
         told.append(name)
         return {"tokens": next(tokens[name]), "seconds": 2.0, "peak_memory": 7 + seed}
 
     monkeypatch.setattr(compare, "turn", turn)
-    given = Namespace(data="", batch_size=1, steps=1, rounds=2, compiled=True)
-    monkeypatch.setattr(compare, "contestants", lambda *_: list(tokens))
-    result = compare.compare("minilm", "classification", given, bf16=False)
+    given = Namespace(data="", batch_size=1, steps=1, rounds=2, compiled=compiled)
+    allowed = ("classification", bf16, compiled)
+    monkeypatch.setattr(compare, "contestants", lambda *asked: list(tokens) if asked == allowed else [])
+    result = compare.compare("minilm", "classification", given, bf16)
     found = result["contestants"]
+    assert kinds == {torch.bfloat16 if bf16 else torch.float32}  # of the limit
     assert result["limits"]["ours auto"] == pytest.approx(
         {"useful_gflops": 200, "limit_gflops": 1_250, "share": 0.15, "least": 0.1, "most": 0.2}
     )  # 50 and 150 tokens a second at 2 billion operations each, of 1,000 and of 1,500
@@ -466,6 +477,12 @@ def test_a_turn_has_no_gpu_and_tells_its_own_memory(tmp_path, monkeypatch, capsy
     assert turn["peak_memory"] == pytest.approx(Precision("cpu", "fp32").peak_memory(), rel=0.1)
 
 
+@pytest.mark.parametrize("task", list(compare.CONTESTANTS))
+def test_each_contestant_of_a_task_has_a_name_of_its_own_for_readers(task):
+    names = [compare.label(name, False) for name in compare.CONTESTANTS[task]]
+    assert len(set(names)) == len(names)
+
+
 def test_the_picture_has_a_panel_for_each_result_and_a_bar_for_each_contestant(tmp_path, monkeypatch):
     results = [
         {"task": task, "size": size, "contestants": {name: {"tokens_per_second": 7.0 + i} for i, name in enumerate(names)}}
@@ -479,6 +496,6 @@ def test_the_picture_has_a_panel_for_each_result_and_a_bar_for_each_contestant(t
         return barh(axes, names, rates, **style)
 
     monkeypatch.setattr(Axes, "barh", see)
-    compare.draw(results, tmp_path / "picture.svg")
-    assert drawn == [{name: 7.0 + i for i, name in enumerate(result["contestants"])} for result in results]
+    compare.draw({"bf16": True, "results": results}, tmp_path / "picture.svg")
+    assert drawn == [{compare.label(name, True): 7.0 + i for i, name in enumerate(result["contestants"])} for result in results]
     assert (tmp_path / "picture.svg").read_text().count("real tokens/s") == len(results)

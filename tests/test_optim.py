@@ -157,7 +157,7 @@ def test_the_defaults_of_adamw_are_torchs():
 @pytest.mark.parametrize("master_weights", [True, False])
 def test_a_bf16_parameter_is_its_rounded_master_which_goes_the_way_of_fp32(master_weights):
     torch.manual_seed(0)
-    start = torch.randn(69, 991)  # 68,379: more than a slice
+    start = torch.randn(517, 521)  # more than a slice
     if not master_weights:
         start = start.bfloat16().float()  # the first step takes the copy, so it starts from what bf16 can hold
     model, whole = nn.ParameterList([start.clone()]), nn.Parameter(start.clone())
@@ -262,7 +262,8 @@ def test_layer_decay_halves_the_rate_from_block_to_block_down_to_the_embeddings(
 @pytest.mark.parametrize("max_norm", [1.0, 1e6])
 def test_clipping_equals_torchs_in_norm_and_gradients(max_norm):
     torch.manual_seed(0)
-    ours = [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in ((5, 7), (11,), (2, 3), (13,))]
+    shapes = (5, 7), (11,), (517, 521), (13,)  # the third is more than a slice
+    ours = [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
     for a, b in zip(ours[:-1], theirs[:-1], strict=True):  # the last has no gradient
         b.grad = torch.randn_like(b) * 9
@@ -272,6 +273,14 @@ def test_clipping_equals_torchs_in_norm_and_gradients(max_norm):
     assert (expected > max_norm) == (max_norm == 1.0)
     for a, b in zip(ours[:-1], theirs[:-1], strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-14, atol=0)
+
+
+def test_bf16_gradients_are_clipped_by_the_exact_factor():
+    """By 0.997, where bf16 has only 1 - 1/256: 1 + 1/128 would become 1."""
+    p = nn.Parameter(torch.zeros(4, dtype=torch.bfloat16))
+    p.grad = torch.full_like(p, 1 + 1 / 128)
+    clip_grad_norm_([p], 0.997 * 2 * (1 + 1 / 128))
+    assert p.grad.tolist() == [1 + 1 / 128] * 4
 
 
 def test_the_norm_is_that_before_clipping_and_three_four_five_is_cut_to_one():

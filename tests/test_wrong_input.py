@@ -43,6 +43,12 @@ def test_compile_without_a_compiler_is_refused(finished, tmp_path, monkeypatch):
     assert "--compile: torch.compile needs a C++ compiler" in refused(finished, tmp_path, "--compile")
 
 
+def test_compile_without_pythons_headers_is_refused(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", sys.executable)  # something that is there
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert "and Python's headers (on Debian: python3-dev)" in refused(finished, tmp_path, "--compile")
+
+
 @pytest.mark.skipif(not shutil.which("false"), reason="no program `false`, which stands for a broken compiler")
 def test_a_compiler_that_fails_gets_two_lines(finished, tmp_path):
     broken = os.environ | {"CXX": "false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")}  # no kernel of another run
