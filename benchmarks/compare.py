@@ -1,7 +1,7 @@
 """Ours and Hugging Face's side by side: the same model, reviews, batch, length and steps, in turns.
 
     python benchmarks/compare.py --data aclImdb_v1.tar.gz           # everything
-    python benchmarks/compare.py --data aclImdb_v1.tar.gz --quick   # minilm size, short
+    python benchmarks/compare.py --data aclImdb_v1.tar.gz --quick   # minilm size, short, fewer of each
 
 Each turn is a process of its own (contestants.py), so that peak memory is its own too; all compute on the CPU. Who begins
 changes from round to round. Counted are real tokens, padding excluded. A machine without bf16 products in hardware skips the
@@ -50,6 +50,15 @@ CONTESTANTS = {
                   "pipeline bf16-by-length"],
 }  # fmt: skip
 
+QUICK = {
+    "ours auto",
+    "trainer default",
+    "trainer bf16",
+    "trainer tuned",
+    "ours infer_reviews",
+    "pipeline default",
+    "pipeline bf16",
+}
 LABELS = {  # in the picture, and in the table of results/README.md; kind: bf16 where the machine has it
     "ours auto": "ours",
     "ours compiled": "ours, --compile",
@@ -71,14 +80,14 @@ def label(name: str, bf16: bool) -> str:
     return LABELS[name].format(kind="bf16" if bf16 else "fp32")
 
 
-def contestants(task: str, bf16: bool, compiled: bool) -> list[str]:
+def contestants(task: str, bf16: bool, compiled: bool, quick: bool) -> list[str]:
     """Who takes part on this machine: without bf16 in hardware, whoever needs it does not, and "auto" is fp32.
 
-    `compiled`: "ours compiled" does, too.
+    `compiled`: "ours compiled" does, too. `quick`: of all these, QUICK alone.
     """
     absent = set() if bf16 else {name for name in CONTESTANTS[task] if name == "ours fp32" or "bf16" in name}
     absent |= set() if compiled else {"ours compiled"}
-    return [name for name in CONTESTANTS[task] if name not in absent]
+    return [name for name in CONTESTANTS[task] if name not in absent and (name in QUICK or not quick)]
 
 
 def write_folder(folder: Path, size: str, batches: int, given: argparse.Namespace) -> list[str]:
@@ -142,7 +151,7 @@ def compare(size: str, task: str, given: argparse.Namespace, bf16: bool) -> dict
 
     The limit is what the products of these shapes reach by themselves, measured before and after ours, in each round.
     """
-    names, kind = contestants(task, bf16, given.compiled), torch.bfloat16 if bf16 else torch.float32
+    names, kind = contestants(task, bf16, given.compiled, given.quick), torch.bfloat16 if bf16 else torch.float32
     limits = {name: [] for name in names if name in (names[0], "ours compiled")}
     with tempfile.TemporaryDirectory() as place:
         batches = (given.steps + 1) * (1 if task == "classification" else 3)
@@ -245,7 +254,7 @@ def draw(record: dict, output: Path) -> None:
     results = record["results"]
     rows = len({result["size"] for result in results})
     columns = len(results) // rows
-    figure = Figure(figsize=(4.4 * columns, 2.4 * rows), layout="constrained")
+    figure = Figure(figsize=(5.2 * columns, 2.4 * rows), layout="constrained")
     for panel, result in zip(figure.subplots(rows, columns, squeeze=False).flat, results, strict=True):
         names = list(result["contestants"])[::-1]
         rates = [result["contestants"][name]["tokens_per_second"] for name in names]
@@ -271,7 +280,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max_length", type=positive, default=512)
     parser.add_argument("--steps", type=positive, default=8, help="timed optimizer steps of a turn")
     parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--quick", action="store_true", help="classification and inference at minilm size, short")
+    parser.add_argument(
+        "--quick", action="store_true", help="classification and inference at minilm size, short, with fewer contestants"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/compare.json"), help="and a picture beside it")
     given = parser.parse_args(argv)
     if given.output.suffix == ".svg":

@@ -237,8 +237,8 @@ def test_a_ratio_is_ours_over_theirs_round_by_round(monkeypatch, bf16, compiled)
         return {"tokens": next(tokens[name]), "seconds": 2.0, "peak_memory": 7 + seed}
 
     monkeypatch.setattr(compare, "turn", turn)
-    given = Namespace(data="", batch_size=1, steps=1, rounds=2, compiled=compiled)
-    allowed = ("classification", bf16, compiled)
+    given = Namespace(data="", batch_size=1, steps=1, rounds=2, compiled=compiled, quick=bf16)
+    allowed = ("classification", bf16, compiled, bf16)
     monkeypatch.setattr(compare, "contestants", lambda *asked: list(tokens) if asked == allowed else [])
     result = compare.compare("minilm", "classification", given, bf16)
     found = result["contestants"]
@@ -368,10 +368,18 @@ def test_ours_has_the_trainers_head_dropout_and_texts_and_its_first_step_is_not_
 
 def test_without_bf16_in_hardware_nobody_needs_it():
     tuned = ["trainer tuned", "trainer tuned-no-attention-dropout"]  # in fp32 then
-    assert compare.contestants("classification", False, True) == ["ours auto", "ours compiled", "trainer default", *tuned]
-    assert compare.contestants("mlm", False, True) == ["ours auto", "ours compiled", "trainer default"]
-    assert compare.contestants("inference", False, True) == ["ours infer_reviews", "ours predict_logits", "pipeline default"]
-    assert all(compare.contestants(task, True, True) == names for task, names in compare.CONTESTANTS.items())
+    found = {task: compare.contestants(task, False, True, False) for task in compare.CONTESTANTS}
+    assert found["classification"] == ["ours auto", "ours compiled", "trainer default", *tuned]
+    assert found["mlm"] == ["ours auto", "ours compiled", "trainer default"]
+    assert found["inference"] == ["ours infer_reviews", "ours predict_logits", "pipeline default"]
+    assert all(compare.contestants(task, True, True, False) == names for task, names in compare.CONTESTANTS.items())
+
+
+def test_in_a_hurry_ours_meets_those_who_come_as_they_are_and_the_tuned_one():
+    found = {task: compare.contestants(task, True, False, True) for task in ("classification", "inference")}
+    assert found["classification"] == ["ours auto", "trainer default", "trainer bf16", "trainer tuned"]
+    assert found["inference"] == ["ours infer_reviews", "pipeline default", "pipeline bf16"]
+    assert "trainer bf16" not in compare.contestants("classification", False, False, True)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +392,7 @@ def test_without_a_compiler_or_in_a_hurry_nothing_is_compiled(quick, monkeypatch
     monkeypatch.setattr(compare, "draw", lambda *_: None)
     monkeypatch.setattr(compare, "optimizer_step", lambda _, kernels: told.append(kernels))
     compare.main(["--data", "imdb", "--sizes", "minilm", "--tasks", "mlm", *flags])
-    assert told == [compiled] * 2 and ("ours compiled" in compare.contestants("mlm", True, compiled)) == compiled
+    assert told == [compiled] * 2 and ("ours compiled" in compare.contestants("mlm", True, compiled, False)) == compiled
 
 
 @pytest.fixture
