@@ -114,7 +114,6 @@ def main(argv: list[str] | None = None) -> None:
         bins["calibrated"] = reliability(softmax(logits / calibration["temperature"]), part.labels)
     if args.errors:
         kinds, mistakes = accuracy_by_kind(logits, part), confident_mistakes(logits, part, args.errors)
-        print_errors(kinds, mistakes, part)
         written[f"{stem}.json"] |= {"kinds": kinds, "confident_mistakes": mistakes}
     if before is not None and (not weights.exists() or weights.stat().st_mtime_ns != before):
         raise UserError(f"{weights} was replaced in the meantime: these figures are of the former model, and are not kept")
@@ -123,6 +122,8 @@ def main(argv: list[str] | None = None) -> None:
             write_json(directory / file, content)
         drawn = draw_judgements(metrics["confusion_matrix"], bins, directory / f"{stem}.svg")
         print(f"wrote {', '.join([*written, *[f'{stem}.svg'] * drawn])} in {args.model}")
+    if args.errors:  # last, because `| head` may end us here
+        print_errors(kinds, mistakes, part)
 
 
 def parts_to_judge(args: Arguments, own: dict, directory: Path) -> tuple[dict[str, Part], str, str, bool]:

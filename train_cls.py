@@ -86,8 +86,8 @@ def train(run: Run) -> None:
     optimizer = AdamW(groups, master_weights=precision.dtype != torch.float32, compiled=args.compile)
     model.to(precision.dtype)  # rounds what the optimizer keeps whole
     if args.compile:
-        precision.compile(model.encoder)  # on a GPU; AdamW above everywhere
         run.say("compiling: the first step takes up to half a minute more")
+        precision.compile(model.encoder)  # on a GPU; AdamW above everywhere
     scaler = precision.scaler()
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps

@@ -49,7 +49,8 @@ def check_order(first: str, split: str) -> None:
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each text file. Refuses an archive that is broken, or whose members are not harmless."""
     if path.is_dir():
-        for file in sorted(path.rglob("*.txt")):
+        folders = ("train", "test", "aclImdb/train", "aclImdb/test")  # of any other folder nothing but these is looked at
+        for file in sorted(file for folder in folders for file in path.glob(f"{folder}/*/*.txt")):
             name = file.relative_to(path).as_posix()
             if REVIEW.fullmatch(name) and file.is_file():
                 _check_size(path, name, file.stat().st_size)

@@ -12,7 +12,7 @@ from dataclasses import field, fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from .errors import FULL, UserError
+from .errors import COMPILERS, FULL, UserError
 from .files import cache_directory, encodable
 
 NEEDED = ("huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "tqdm")  # as in requirements.txt
@@ -159,7 +159,7 @@ def _advice(error: Exception) -> str | None:
             "\nIf it was a batch that did not fit: a smaller --eval_batch_size or --max_length, or in training a "
             "smaller --batch_size with more --gradient_accumulation_steps"
         )
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+    if type(error).__module__.startswith(COMPILERS):
         told = "torch.compile failed, which needs a C++ compiler and Python's headers; leave --compile out"
         return f"{told}, or mend what it said:\n{_harmless(message).partition(chr(10))[0][:300]}"
     from safetensors import SafetensorError  # here, as are the other packages: the command line is read without them

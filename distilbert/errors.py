@@ -3,6 +3,7 @@
 import errno
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the share of it that is ours: no file's fault and no server's
+COMPILERS = ("torch._dynamo", "torch._inductor")  # the modules whose errors mean that torch.compile failed
 
 
 class UserError(ValueError):

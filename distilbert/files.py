@@ -152,7 +152,7 @@ def download(url: str, path: Path, **expected: str) -> Path:
         try:
             write_atomically(path, fetch)
         except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "errno", None) in FULL:
+            if getattr(error, "errno", None) in FULL or isinstance(error, PermissionError):  # the disk's fault, not the net's
                 raise
             raise UserError(f"{url}: not downloaded ({error}). Fetch it by other means and give its path as --data") from None
     return path

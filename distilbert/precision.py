@@ -63,11 +63,13 @@ class Precision:
     def compile(self, encoder: torch.nn.Module) -> None:
         """On a GPU, by torch.compile, for batches of all shapes. On a CPU it stays as it is: only AdamW gains there.
 
-        Raises `UserError` without a C++ compiler or Python's headers.
+        Something small is compiled at once, so that what is missing is told before a run begins; a C++ compiler and Python's
+        headers by `UserError`.
         """
         if not has_compiler():
             needed = "a C++ compiler, g++ (on a Mac clang++) or what $CXX names, and Python's headers (on Debian: python3-dev)"
             raise UserError(f"--compile: torch.compile needs {needed}")
+        torch.compile(torch.neg)(torch.ones(2))
         if self.device != "cpu":
             encoder.compile(dynamic=True)
 

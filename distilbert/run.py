@@ -24,7 +24,7 @@ from .cli import forget
 from .curves import draw_curves
 from .directory import Directory, without_paths
 from .distributed import Workers
-from .errors import UserError
+from .errors import COMPILERS, UserError
 from .fast import tune_process
 from .files import fingerprint, read_json, write_json, write_text
 from .held_out import fingerprints, write_known
@@ -72,6 +72,8 @@ class Run(Log):
             self.place.unlock()
         if error_class in (None, SystemExit):  # with nccl, leaving waits for all: an error must be told before
             self.workers.leave()
+        elif self.signal and error_class.__module__.startswith(COMPILERS):
+            raise SystemExit(128 + self.signal)  # the same Ctrl-C ended the C++ compiler
 
     def _stop(self, number: int, _frame) -> None:
         self.signal = number
@@ -163,8 +165,12 @@ class Run(Log):
     def restore(self, model: nn.Module, optimizer: AdamW, scaler, tensors: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """Puts a checkpoint's tensors back where `save` took them; returns the best weights so far.
 
-        From here on the directory is this run's: a former one is cleared away, or the log cut back to the checkpoint.
+        From here on the directory is this run's: a former one is cleared away, or the log cut back to the checkpoint. Whoever
+        stopped it before, as one who had not meant --overwrite, finds it as it was.
         """
+        if stop := self.workers.largest(self.signal):
+            self.say("stopped before the first step: nothing was changed")
+            raise SystemExit(128 + stop)
         self.progress.revision = self.progress.revision or revision(self.arguments.model)  # later it may be another one
         best = put_back(tensors, model, optimizer) if tensors else {}
         if self.workers.rank == 0:

@@ -115,6 +115,16 @@ def test_without_calibrate_nothing_but_the_figures_is_written_and_named(run, cap
     assert capsys.readouterr().out.endswith(f"wrote eval-toy.json, eval-toy.svg in {run}\n")
 
 
+def test_who_stops_reading_the_errors_loses_no_figures(run, monkeypatch):
+    def nobody_reads(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(evaluate, "print_errors", nobody_reads)
+    with pytest.raises(BrokenPipeError):
+        measure(run, "--errors", 3)
+    assert "confident_mistakes" in json.loads((run / "eval-toy.json").read_text())
+
+
 def test_a_picture_that_could_not_be_drawn_is_not_said_to_be_written(run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     measure(run)

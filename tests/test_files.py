@@ -280,6 +280,15 @@ def test_a_server_that_is_not_there_is_a_user_error(tmp_path):
     assert names(tmp_path / "cache") == []
 
 
+def test_a_folder_that_must_not_be_written_to_is_no_fault_of_the_servers(tmp_path, serve, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("distilbert.files.write_atomically", refused)
+    with pytest.raises(PermissionError):
+        download(f"{serve()}/archive", tmp_path / "file", sha256=SHA256)
+
+
 @pytest.mark.parametrize(("page", "handler"), [("nonsense", Server), ("chunked-and-cut", ChunkedServer)])
 def test_an_answer_that_breaks_the_protocol_is_a_user_error(tmp_path, serve, page, handler):
     with pytest.raises(UserError, match="not downloaded") as caught:

@@ -27,6 +27,7 @@ from matplotlib.axes import Axes
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch._inductor.exc import InductorError
 
 import train_cls
 from data.batches import tokenise
@@ -677,6 +678,14 @@ def test_a_run_whose_pipe_ends_by_the_same_ctrl_c_goes_on_to_save(tmp_path, monk
         run._stop(signal.SIGINT, None)
         assert run.checkpoint_is_due(False)
         run.say("saved")
+
+
+@pytest.mark.parametrize(("stopped", "ends"), [(True, SystemExit), (False, InductorError)])
+def test_a_compiler_that_the_same_ctrl_c_ended_is_no_failure_of_its_own(tmp_path, stopped, ends):
+    with pytest.raises(ends), Run(arguments(tmp_path)) as run:
+        if stopped:
+            run._stop(signal.SIGINT, None)
+        raise InductorError(RuntimeError("killed"), None)
 
 
 def test_what_was_measured_of_the_weights_before_does_not_stand_beside_the_new_ones(finished, tmp_path, monkeypatch):

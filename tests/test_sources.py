@@ -463,6 +463,15 @@ def test_an_imdb_that_holds_a_review_twice_is_refused(tmp_path):
             load(str(place))
 
 
+def test_a_folder_is_not_searched_beyond_where_imdb_has_its_reviews(tmp_path, monkeypatch):
+    """Somebody's whole home, given by mistake, would take minutes."""
+    (tmp_path / "home" / "deep").mkdir(parents=True)
+    (tmp_path / "home" / "deep" / "note.txt").write_text("mine")
+    monkeypatch.setattr("pathlib.Path.rglob", lambda *_: pytest.fail("it is searched"))
+    with pytest.raises(UserError, match="home"):
+        load(str(tmp_path / "home"))
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     with pytest.raises(UserError, match="line 1 has two keys that differ in capitals or blanks only"):
         load(write(tmp_path / "films.jsonl", '{"text": "good", "label": 1, "Label": 0}\n'))

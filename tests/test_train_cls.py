@@ -713,6 +713,21 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(train, tmp_path,
     assert outcome(train("cut", "--resume")) == outcome(whole)
 
 
+def test_a_signal_before_the_first_step_leaves_the_former_run_as_it_was(train, monkeypatch, capsys):
+    run = train("run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def load_and_be_stopped(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return load(*args)
+
+    monkeypatch.setattr(train_cls, "load", load_and_be_stopped)
+    with pytest.raises(SystemExit) as stopped:
+        train("run", "--overwrite")
+    assert stopped.value.code == 130 and "before the first step: nothing was changed" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_a_signal_during_the_last_test_ends_the_run_before_its_record_and_after_a_resume_too(train, tmp_path, monkeypatch):
     whole = train("whole")
 

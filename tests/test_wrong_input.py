@@ -56,6 +56,7 @@ def test_a_compiler_that_fails_gets_two_lines(finished, tmp_path):
     done = subprocess.run([sys.executable, "train_cls.py", *flags], capture_output=True, text=True, cwd=ROOT, env=broken)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 2, done.stderr
     assert "error: torch.compile failed" in done.stderr and "leave --compile out" in done.stderr
+    assert [path.name for path in (tmp_path / "run").rglob("*") if path.is_file()] in ([], [".lock"])  # as if it never began
 
 
 # ---- flags
