@@ -87,6 +87,13 @@ def leave_out_known(part: Part, directory: Path, data: str) -> Part:
     return kept
 
 
+def known_texts(part: Part, start: str) -> int:
+    """How many texts of a part the run that --model names was trained or chosen on, where it is one that tells."""
+    path = Path(start, "known.hashes")
+    known = _read_known(path) if path.is_file() else set()
+    return sum(hashed in known for hashed in _hashes(part.texts)) if known else 0
+
+
 def _read_known(path: Path) -> set[bytes]:
     content = path.read_bytes()
     if len(content) % 8:

@@ -27,7 +27,7 @@ from .distributed import Workers
 from .errors import COMPILERS, UserError
 from .fast import tune_process
 from .files import fingerprint, read_json, write_json, write_text
-from .held_out import fingerprints, write_known
+from .held_out import fingerprints, known_texts, write_known
 from .log import Log, Progress
 from .optim import AdamW
 from .precision import Precision
@@ -196,6 +196,9 @@ class Run(Log):
         self.say(f"{args.data}: {sizes}; {dropped} dropped that also stand in validation or test")
         if args.split != "official" and not is_imdb(args.data):
             self.say(f"--split {args.split} is a cut of IMDb, and these texts are not: --data imdb")
+        if known := known_texts(parts["test"], args.model):
+            of = f"{known} of {len(parts['test'])} test texts"
+            self.say(f"{of} are ones that {args.model} was trained or chosen on: what is measured on them is too good")
         self.say(f"{lengths.mean():.0f} tokens a sequence on average, once cut, {args.precision} on {args.device}")
 
     # ---- along the way

@@ -310,6 +310,20 @@ MUTATIONS = [
         "train_mlm::compile_reaches_the_optimizer_and_says_why_the_first_step_is_long",
     ),
     Mutation(
+        "a-signal-waits-for-the-first-step",
+        "distilbert/run.py",
+        "if stop := self.workers.largest(self.signal):\n            self.say(",
+        "if (stop := self.workers.largest(self.signal)) > 64:\n            self.say(",
+        "train_cls::a_signal_before_the_first_step_leaves_the_former_run_as_it_was",
+    ),
+    Mutation(
+        "what-a-start-learnt-is-not-told",
+        "distilbert/held_out.py",
+        "if path.is_file() else set()",
+        "if not path.exists() else set()",
+        "evaluate::a_run_that_tests_what_its_start_was_trained_on_says_so",
+    ),
+    Mutation(
         "headers-not-looked-for",
         "distilbert/precision.py",
         'is not None and Path(sysconfig.get_path("include"), "Python.h").exists()',

@@ -711,6 +711,20 @@ def test_what_the_start_of_a_run_was_trained_on_is_known_to_the_run_too(finished
         assert int(re.search(r"(\d+) of \d+ texts left out", capsys.readouterr().out)[1]) >= learnt
 
 
+def test_a_run_that_tests_what_its_start_was_trained_on_says_so(finished, corpus, tmp_path, capsys):
+    """A table without a column split is cut anew when it has grown."""
+    grown, more = tmp_path / "grown.jsonl", write_toy_corpus(tmp_path / "more.jsonl", 40, seed=9)
+    grown.write_text(corpus.read_text() + more.read_text())
+    learnt = {text for name in ("train", "validation") for text in prepare(load(str(corpus)))[0][name].texts}
+    expected = sum(text in learnt for text in prepare(load(str(grown)))[0]["test"].texts)
+    assert expected
+    for data, count in ((grown, expected), (corpus, 0)):
+        flags = ["--model", str(finished.directory), "--data", str(data), "--output_dir", str(tmp_path / "run"), "--overwrite"]
+        train_cls.main([*flags, "--max_steps", "1", "--precision", "fp32", "--max_length", "48"])
+        found = re.search(r"(\d+) of \d+ test texts are ones that .* was trained or chosen on", capsys.readouterr().out)
+        assert (int(found[1]) if found else 0) == count
+
+
 def test_a_text_is_known_whatever_its_blanks_and_line_breaks(tmp_path):
     part = Part(["One\ntwo  three.", "Four<br /><br />five", "Six"], np.zeros(3), ["", "", ""])
     write_known({"train": part, "validation": part}, tmp_path)
