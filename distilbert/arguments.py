@@ -29,7 +29,7 @@ class TrainingArguments:
     # machine
     device: str = flag("auto", "where to compute; auto: a CUDA GPU, or else the CPU", choices=("auto", "cpu", "cuda", "mps"))
     precision: str = flag("auto", "number format; auto: what this machine is fast in", choices=("auto", "fp32", "bf16", "fp16"))
-    compile: bool = flag(False, "AdamW as one kernel, on a GPU the encoder too; needs C++ and Python's headers")
+    compile: bool = flag(False, "AdamW as one kernel, on a GPU the encoder too; needs a C++ compiler, Python's headers")
     # recipe
     num_train_epochs: int | None = flag(None, "passes over train (3; a classifier of under 1,000 texts: 5)", low=1, high=10_000)
     max_steps: int | None = flag(None, "stop after so many optimizer steps, whatever the epochs", low=1)
