@@ -415,7 +415,10 @@ def test_a_file_of_the_runs_name_is_its_own_where_the_path_it_was_trained_by_doe
     """A table without parts would be measured whole otherwise, with the texts that the run was trained on."""
     as_if_made_with(run, {"data": corpus.name})
     monkeypatch.chdir(tmp_path)
+    known = (run / "known.hashes").read_bytes()  # without which a stranger's table is measured whole, all 160
+    (run / "known.hashes").unlink()
     assert measure(run, "--data", corpus)["n"] == 16
+    (run / "known.hashes").write_bytes(known)
     write_toy_corpus(tmp_path / corpus.name, count=40, seed=9)  # now it holds, and is another file
     assert measure(run, "--data", corpus)["n"] == 16, "measured whole, but for what the run knows"
     (run / "known.hashes").unlink()
@@ -507,8 +510,10 @@ def test_a_text_is_judged_with_its_breaks_as_in_training(run, judged, keep, caps
 
 
 def test_a_copy_of_the_file_that_the_run_was_trained_on_is_its_own_too(run, corpus, tmp_path):
-    copy = shutil.copy(corpus, tmp_path / "copy.jsonl")
+    copy, known = shutil.copy(corpus, tmp_path / "copy.jsonl"), (run / "known.hashes").read_bytes()
+    (run / "known.hashes").unlink()  # without it a stranger's table is measured whole
     assert measure(run, "--data", copy)["n"] == 16
+    (run / "known.hashes").write_bytes(known)
     content = Path(copy).read_bytes()
     Path(copy).write_bytes(content.replace(b'"text": "', b'"text": "A', 1).replace(b" ", b"", 1))  # as many bytes, but others
     assert Path(copy).stat().st_size == corpus.stat().st_size
