@@ -87,7 +87,7 @@ def train(run: Run) -> None:
     model.to(precision.dtype)  # rounds what the optimizer keeps whole
     if args.compile:
         run.say("compiling: the first step takes up to half a minute more")
-        precision.compile(model.encoder)  # on a GPU; AdamW above everywhere
+        precision.compile(model.encoder)  # the encoder on a GPU only; AdamW, above, everywhere
     scaler = precision.scaler()
     best = run.restore(model, optimizer, scaler, checkpoint)
     accumulation = args.gradient_accumulation_steps
